@@ -1,0 +1,34 @@
+"""partimento trains music models: audio becomes codec codes, models learn them, what they play is heard and measured.
+
+Everything that the command line does is a call of the same name here, with the same defaults:
+`partimento.encode(...)`, `partimento.train(...)`, `partimento.sample(...)`, `partimento.report(...)`.
+Each is imported when it is first used, so that `import partimento` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_CALLS = {
+    "decode": "partimento.codecs.encode",
+    "demo": "partimento.road",
+    "encode": "partimento.codecs.encode",
+    "load_config": "partimento.config",
+    "overfit": "partimento.lab.preflight",
+    "report": "partimento.lab.report",
+    "sample": "partimento.play",
+    "score": "partimento.lab.score",
+    "train": "partimento.training.engine",
+}
+_NAMES = {"load_config": "load"}
+
+__all__ = ["__version__", *_CALLS]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _CALLS:
+        raise AttributeError(f"module 'partimento' has no attribute {name!r}")
+    return getattr(importlib.import_module(_CALLS[name]), _NAMES.get(name, name))

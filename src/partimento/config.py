@@ -1,0 +1,317 @@
+"""The configuration of a run: one strict, typed, frozen object, read from TOML or JSON.
+
+`load` reads a file, lays `section.key=value` overrides over it and validates the whole. Every failure is a coded error
+that names the file and line (or the override) and the nearest known key. The resolved object is what a run stores.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from partimento.errors import PartimentoError
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+class CodesData(Section):
+    """Where windows of codes come from."""
+
+    pack: str
+    """Folder of the pack, relative to the working directory."""
+    window: Positive = 256
+    """Grid steps that the model sees at once (frames, for every pattern but `flat`)."""
+    null_share: Share = 0.1
+    """Share of the items whose tags are dropped, so that guidance has a null condition to work with."""
+    tag_dropout: Share = 0.0
+    """Share of single tags that are dropped from an item that keeps its condition."""
+
+
+class SoundData(Section):
+    """Where crops of audio come from, for training a codec."""
+
+    folders: list[str] = []
+    """Folders of recordings; split into training and held-out files by hashed source."""
+    band_loops: Annotated[int, Field(ge=0)] = 400
+    """Loops of the synthetic band that are mixed in (seeded, made on the fly and cached)."""
+    band_share: Share = 0.5
+    """Share of the crops that come from the band, when there are recordings too."""
+    crop: Positive = 16384
+    """Samples in one crop; a multiple of the codec's hop."""
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> SoundData:
+        if not self.folders and not self.band_loops:
+            raise ValueError("there is nothing to train on: give data.folders, or data.band_loops above 0")
+        return self
+
+
+class DecoderModel(Section):
+    """The code decoder of the `rvq` family (`models/decoder.py`)."""
+
+    width: Positive = 256
+    layers: Positive = 6
+    heads: Positive = 4
+    kv_heads: Positive | None = None
+    """Groups of keys and values; all heads have their own by default."""
+    feedforward: Positive | None = None
+    """Inner width of the feed-forward block; 4 x width for GELU, 8/3 x width (rounded to 32) for SwiGLU by default."""
+    activation: Literal["gelu", "swiglu"] = "swiglu"
+    norm: Literal["layer", "rms"] = "rms"
+    positions: Literal["rotary", "sinusoidal", "learned"] = "rotary"
+    qk_norm: bool = True
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    attention_scale: float | None = None
+    """1/sqrt(head width) unless given; a field of the weight family, never a silent default."""
+    pattern: Literal["delay", "parallel", "flat", "dia"] | list[int] = "delay"
+    """How the K codebooks are laid out over steps: a name, or one delay a codebook."""
+    tags: bool = True
+    """Condition on the tags of the pack; an untagged pack trains unconditionally."""
+
+
+class AutoencoderModel(Section):
+    """Our own codec (`waveform/autoencoder.py`)."""
+
+    width: Positive = 256
+    encoder_layers: Positive = 4
+    decoder_layers: Positive = 6
+    latent: Positive = 32
+    """Width of the vector that the residual quantizer codes."""
+    codebooks: Positive = 9
+    cardinality: Positive = 1024
+
+
+class Optim(Section):
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    min_lr: Share = 0.1
+    """Where the cosine ends, as a share of `lr`."""
+    warmup: Annotated[int, Field(ge=0)] = 100
+    """Optimizer steps of linear warm-up."""
+    betas: Annotated[list[float], Field(min_length=2, max_length=2)] = [0.9, 0.95]
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Global gradient norm above which gradients are scaled down."""
+    batch: Positive = 8
+    """Items in one micro-batch."""
+    accumulate: Positive = 1
+    """Micro-batches in one optimizer step."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Decay of the averaged weights (reached by a warm-up); 0 turns them off."""
+
+
+class Train(Section):
+    steps: Positive = 1000
+    """Optimizer steps of the whole run; the schedule is a function of it."""
+    seed: int = 0
+    """Key of everything that is drawn: weights, windows, tags, dropout."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    log_every: Positive = 10
+    valid_every: Positive = 200
+    valid_items: Positive = 64
+    """Held-out windows scored at each validation, always the same ones."""
+    save_every: Positive = 200
+    keep: Annotated[int, Field(ge=2)] = 3
+    """Newest checkpoints kept beside the best; at least 2, so that a damaged one has a predecessor."""
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Save and stop after this long; the same command goes on from there."""
+
+
+class Demo(Section):
+    every: Annotated[int, Field(ge=0)] = 0
+    """Steps between demos; 0 makes them at the end only."""
+    seconds: Annotated[float, Field(gt=0)] = 5.0
+    temperatures: list[Annotated[float, Field(ge=0)]] = [0.0, 0.5, 1.0]
+    seeds: list[int] = [0]
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Keep the k likeliest codes; 0 keeps all."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    tags: list[str] = []
+    """Tags to play with; empty plays unconditionally (the null condition)."""
+
+
+class RvqConfig(Section):
+    """Decoder-only transformer over codec frames, tagged or unconditional."""
+
+    family: Literal["rvq"]
+    data: CodesData
+    model: DecoderModel = DecoderModel()
+    optim: Optim = Optim()
+    train: Train = Train()
+    demo: Demo = Demo()
+
+
+class CodecConfig(Section):
+    """Our own neural codec."""
+
+    family: Literal["codec"]
+    data: SoundData = SoundData()
+    model: AutoencoderModel = AutoencoderModel()
+    optim: Optim = Optim()
+    train: Train = Train()
+    demo: Demo = Demo()
+
+
+Config = RvqConfig | CodecConfig
+FAMILIES: dict[str, type[RvqConfig] | type[CodecConfig]] = {"rvq": RvqConfig, "codec": CodecConfig}
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a configuration file, for editors."""
+    return TypeAdapter(Annotated[Config, Field(discriminator="family")]).json_schema()
+
+
+def config_hash(config: Config) -> str:
+    """sha256 over the resolved configuration, keys sorted."""
+    text = json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read `path` (TOML, or JSON by its suffix), lay `section.key=value` overrides over it, validate.
+
+    Raises CONFIG001 (unreadable), CONFIG002 (unknown key), CONFIG003 (bad value), CONFIG004 (malformed override).
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as err:
+        raise PartimentoError(
+            "CONFIG001",
+            f"cannot read the configuration {path}",
+            why=err.strerror,
+            next="ls configs/experiments",
+        ) from err
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError) as err:
+        raise PartimentoError("CONFIG001", f"{path} is not valid {path.suffix[1:] or 'TOML'}", why=str(err)) from err
+    lines = _key_lines(text) if path.suffix != ".json" else {}
+    return parse(tree, overrides, name=str(path), lines=lines)
+
+
+def parse(
+    tree: dict[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    name: str = "configuration",
+    lines: dict[tuple[str, ...], int] | None = None,
+) -> Config:
+    """Validate a configuration given as plain data; see `load` for the errors."""
+    lines = dict(lines or {})
+    tree = json.loads(json.dumps(tree))
+    origin: dict[tuple[str, ...], str] = {}
+    for override in overrides:
+        keys, value = _read_override(override)
+        _lay(tree, keys, value, override)
+        origin[keys] = f"command line: {override}"
+
+    def where(keys: tuple[str, ...]) -> str:
+        while keys:
+            if keys in origin:
+                return origin[keys]
+            if keys in lines:
+                return f"{name}, line {lines[keys]}"
+            keys = keys[:-1]
+        return name
+
+    family = tree.get("family")
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise PartimentoError(
+            "CONFIG003",
+            f"family is {family!r}; it must be one of {', '.join(FAMILIES)}",
+            where=where(("family",)),
+            next='set family = "rvq" at the top of the file',
+        )
+    try:
+        return FAMILIES[family].model_validate_json(json.dumps(tree))
+    except ValidationError as err:
+        raise _coded(err, FAMILIES[family], where) from err
+
+
+def _read_override(override: str) -> tuple[tuple[str, ...], Any]:
+    key, eq, raw = override.partition("=")
+    keys = tuple(key.strip().split("."))
+    if not eq or not all(re.fullmatch(r"[A-Za-z_]\w*", k) for k in keys):
+        raise PartimentoError(
+            "CONFIG004",
+            f"cannot read the override {override!r}",
+            why="an override has the form section.key=value",
+            next="try e.g. optim.lr=3e-4",
+        )
+    try:
+        return keys, tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return keys, raw
+
+
+def _lay(tree: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> None:
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise PartimentoError("CONFIG004", f"{key!r} is a value, not a section", where=f"command line: {override}")
+    tree[keys[-1]] = value
+
+
+def _key_lines(text: str) -> dict[tuple[str, ...], int]:
+    """Line of each key of a TOML text; tomllib keeps none. Keys inside inline tables get their table's line."""
+    found: dict[tuple[str, ...], int] = {}
+    table: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[\s*([\w.\-\s\"']+?)\s*\]\s*(#.*)?$", line):
+            table = tuple(part.strip().strip("\"'") for part in header[1].split("."))
+            found.setdefault(table, number)
+        elif assignment := re.match(r"\s*([\w.\-\"']+)\s*=", line):
+            found.setdefault(table + tuple(part.strip("\"'") for part in assignment[1].split(".")), number)
+    return found
+
+
+def _known_keys(model: type[BaseModel]) -> dict[str, list[str]]:
+    """Section name ("" for the top) -> its keys."""
+    known: dict[str, list[str]] = {"": list(model.model_fields)}
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            known[name] = list(field.annotation.model_fields)
+    return known
+
+
+def _coded(err: ValidationError, model: type[BaseModel], where: Any) -> PartimentoError:
+    """The first unknown key if there is one (a misspelling explains the missing key too), else the first bad value."""
+    problems = err.errors(include_url=False)
+    unknown = [p for p in problems if p["type"] == "extra_forbidden"]
+    problem = (unknown or problems)[0]
+    keys = tuple(str(part) for part in problem["loc"])
+    dotted = ".".join(k for k in keys if not k.isdigit() and "[" not in k)
+    others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if unknown:
+        known = _known_keys(model)
+        section = keys[0] if len(keys) > 1 else ""
+        near = difflib.get_close_matches(keys[-1], known.get(section, []), n=1, cutoff=0.6)
+        hint = f"{section}.{near[0]}".lstrip(".") if near else None
+        if hint is None:
+            elsewhere = [f"{s}.{keys[-1]}".lstrip(".") for s, names in known.items() if keys[-1] in names]
+            every = [f"{s}.{n}".lstrip(".") for s, names in known.items() for n in names]
+            hint = next(iter(elsewhere or difflib.get_close_matches(dotted, every, n=1, cutoff=0.5)), None)
+        return PartimentoError(
+            "CONFIG002",
+            f"unknown key {dotted!r}{others}" + (f"; did you mean {hint!r}?" if hint else ""),
+            where=where(keys),
+            next="partimento config schema",
+        )
+    if problem["type"] == "missing":
+        message = f"{dotted!r} is required{others}"
+    else:
+        message = f"{dotted!r} is {problem.get('input')!r}: {problem['msg'].lower()}{others}"
+    return PartimentoError("CONFIG003", message, where=where(keys), next="partimento config schema")
