@@ -44,18 +44,22 @@ class SoundData(Section):
     """Where crops of audio come from, for training a codec."""
 
     folders: list[str] = []
-    """Folders of recordings; split into training and held-out files by hashed source."""
-    band_loops: Annotated[int, Field(ge=0)] = 400
-    """Loops of the synthetic band that are mixed in (seeded, made on the fly and cached)."""
+    """Folders of recordings; about 15 % of the files are held out, by their hashed name."""
+    credits: list[str] = []
+    """What the recordings are and their licences, for the card of the codec."""
+    band_loops: Annotated[int, Field(ge=0)] = 160
+    """Loops of the synthetic band that are played into memory at the start (some 0.3 s each), songs held out alike."""
     band_share: Share = 0.5
     """Share of the crops that come from the band, when there are recordings too."""
     crop: Positive = 16384
-    """Samples in one crop; a multiple of the codec's hop."""
+    """Samples in one crop; a multiple of the codec's hop of 512."""
 
     @model_validator(mode="after")
     def _has_a_source(self) -> SoundData:
         if not self.folders and not self.band_loops:
             raise ValueError("there is nothing to train on: give data.folders, or data.band_loops above 0")
+        if self.crop % 512:
+            raise ValueError(f"data.crop is {self.crop}, which is not a multiple of the hop, 512")
         return self
 
 
@@ -86,12 +90,22 @@ class AutoencoderModel(Section):
     """Our own codec (`waveform/autoencoder.py`)."""
 
     width: Positive = 256
-    encoder_layers: Positive = 4
-    decoder_layers: Positive = 6
+    expansion: Positive = 3
+    """Inner width of the blocks, as a multiple of `width`."""
+    encoder_layers: Positive = 3
+    decoder_layers: Positive = 5
     latent: Positive = 32
     """Width of the vector that the residual quantizer codes."""
     codebooks: Positive = 9
-    cardinality: Positive = 1024
+    cardinality: Annotated[int, Field(ge=2, le=65536)] = 1024
+    start_step: Positive = 150
+    """Steps without quantization, after which the codebooks are set by k-means on the latents."""
+    book_dropout: Share = 0.25
+    """Share of the items that are given only their first n codebooks (n drawn evenly): coarse codes mean something."""
+    wave_weight: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=2)] = [200.0, 50.0]
+    """Weight of the mean absolute error of samples beside the mel distance, at the first and the last step."""
+    commit_weight: Annotated[float, Field(ge=0)] = 0.25
+    """Weight of the distance between latents and their codes."""
 
 
 class Optim(Section):
@@ -135,12 +149,15 @@ class Demo(Section):
     """Steps between demos; 0 makes them at the end only."""
     seconds: Annotated[float, Field(gt=0)] = 5.0
     temperatures: list[Annotated[float, Field(ge=0)]] = [0.0, 0.5, 1.0]
-    seeds: list[int] = [0]
+    """None ([]) switches demos off, and no codec is needed then."""
+    seeds: Annotated[list[int], Field(min_length=1)] = [0]
     top_k: Annotated[int, Field(ge=0)] = 0
     """Keep the k likeliest codes; 0 keeps all."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     tags: list[str] = []
     """Tags to play with; empty plays unconditionally (the null condition)."""
+    recordings: str | None = None
+    """Folder that the pack was encoded from; with it, a held-out original is kept beside its reconstruction."""
 
 
 class RvqConfig(Section):

@@ -46,24 +46,17 @@ def test_stft_is_the_direct_sum() -> None:
 def test_filters_equal_an_independent_bank(window: int, mels: int) -> None:
     from transformers.audio_utils import mel_filter_bank
 
-    with pytest.warns(UserWarning) if window <= 64 else _nothing():
-        theirs = mel_filter_bank(
-            window // 2 + 1,
-            mels,
-            0.0,
-            22050.0,
-            44100,
-            norm="slaney",
-            mel_scale="slaney",
-            triangularize_in_mel_space=False,
-        )
+    theirs = mel_filter_bank(
+        window // 2 + 1,
+        mels,
+        0.0,
+        22050.0,
+        44100,
+        norm="slaney",
+        mel_scale="slaney",
+        triangularize_in_mel_space=False,
+    )
     np.testing.assert_allclose(mel_filters(44100, window, mels).numpy(), theirs.T, rtol=1e-9, atol=1e-15)
-
-
-class _nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 def test_filters_have_unit_area_in_hz() -> None:
@@ -73,14 +66,9 @@ def test_filters_have_unit_area_in_hz() -> None:
 
 
 def test_mel7_of_a_gain_is_seven_times_its_log() -> None:
-    wave = noise(2, 8192)
+    wave = 100 * noise(2, 8192)  # far above the floor everywhere
     assert torch.equal(mel7(wave, wave, 44100), torch.zeros(2, dtype=torch.float64))
-    # Filters that hold no bin sit at the floor on both sides and do not count.
-    expected = sum(
-        float((mel_filters(44100, w, m).sum(1) > 0).double().mean())
-        for w, m in zip(MEL7_WINDOWS, MEL7_MELS, strict=True)
-    )
-    assert mel7(wave, wave * 10, 44100).tolist() == pytest.approx([expected] * 2, rel=1e-9)
+    assert mel7(wave, wave * 10, 44100).tolist() == pytest.approx([7.0, 7.0], rel=1e-9)
 
 
 def test_mel7_of_silence_counts_from_the_floor() -> None:

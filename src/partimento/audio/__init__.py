@@ -1,0 +1,1 @@
+"""Hear: audio files in and out, loudness, spectra, and the band that makes labelled music."""

@@ -1,4 +1,4 @@
-"""Spectra: the short-time Fourier transform, Slaney mel filters, the mel distance `mel7`, and the MDCT with exact edges.
+"""Spectra: short-time Fourier transform, Slaney mel filters, the mel distance `mel7`, the MDCT with exact edges.
 
 Everything is differentiable torch and keeps the precision of its input; nothing here is ever run in half precision.
 """

@@ -1,0 +1,203 @@
+"""Reading, writing and finding audio files. Nothing damaged, cut or absurd comes through as audio: see decode.py."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from partimento import commit
+from partimento.audio import child, decode
+from partimento.audio.declared import too_long
+from partimento.audio.decode import DECODER, MOST_SECONDS, Facts
+from partimento.errors import PartimentoError
+
+__all__ = ["AUDIO_SUFFIXES", "DECODER", "RESAMPLER", "Audio", "blocks", "discover", "read", "read_isolated", "resample"]
+__all__ += ["to_channels", "to_mono", "write"]
+
+WaveCN = NDArray[np.float32]
+
+NATIVE_SUFFIXES = frozenset({".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
+FOREIGN_SUFFIXES = frozenset({".m4a", ".aac", ".mp4", ".wma", ".webm", ".mka", ".wv", ".ape", ".caf"})
+AUDIO_SUFFIXES = NATIVE_SUFFIXES | FOREIGN_SUFFIXES  # what `discover` looks for; what a file is, its content decides
+RESAMPLER = f"soxr {soxr.__version__} VHQ"
+
+
+@dataclass(frozen=True)
+class Audio:
+    """A recording: `wave_CN` float32 [channels, samples], unscaled, and how it was read."""
+
+    wave_CN: WaveCN
+    sample_rate: int
+    container: str
+    decoder: str
+
+    @property
+    def seconds(self) -> float:
+        return self.wave_CN.shape[1] / self.sample_rate
+
+
+def read(path: Path, *, max_seconds: float = MOST_SECONDS) -> Audio:
+    """Decode a whole file in the calling process.
+
+    For files whose origin is known. Raises SYS004 (no such file), AUDIO002 to AUDIO008 (what is wrong with it) and
+    AUDIO010 (ffmpeg is needed). The samples keep their scale: float files may exceed 1, up to 4.
+    """
+    return _whole(Path(path), *decode.stream(Path(path), max_seconds), max_seconds)
+
+
+def read_isolated(path: Path, *, max_seconds: float = MOST_SECONDS) -> Audio:
+    """As `read`, but in a child process with bounded memory, which serves all later calls too.
+
+    Raises AUDIO009 as well: the decoder crashed, or gave nothing for a minute.
+    """
+    with child.shared().stream(Path(path), max_seconds) as (facts, parts):
+        return _whole(Path(path), facts, parts, max_seconds)
+
+
+def blocks(path: Path, *, max_seconds: float = 86400.0) -> Iterator[tuple[WaveCN, int]]:
+    """(wave_CN, sample rate) of one block of a long file after the other, from a child of its own, in constant memory.
+
+    Only when the iterator has ended without an error is the file known to be whole.
+    """
+    decoder = child.Decoder()  # not the shared one: the caller may read other files while this one goes on
+    try:
+        with decoder.stream(Path(path), max_seconds) as (facts, parts):
+            for part in parts:
+                yield np.ascontiguousarray(part.T), facts.sample_rate
+    finally:
+        decoder.close()
+
+
+def _whole(path: Path, facts: Facts, parts: Iterator[decode.Block], max_seconds: float) -> Audio:
+    try:
+        if facts.frames is None:
+            wave_CN = np.ascontiguousarray(np.concatenate(list(parts)).T)
+        else:
+            # Pages that no sample reaches cost no memory, so a false length does no harm before it is found out.
+            wave_CN = np.empty((facts.channels, facts.frames), np.float32)
+            done = 0
+            for part in parts:
+                wave_CN[:, done : done + len(part)] = part.T
+                done += len(part)
+    except MemoryError:
+        raise too_long(max_seconds).at(path) from None
+    return Audio(wave_CN, facts.sample_rate, facts.container, facts.decoder)
+
+
+def resample(wave_CN: WaveCN, from_rate: int, to_rate: int) -> WaveCN:
+    """Change the sample rate by soxr (VHQ, linear phase): N samples become exactly round(N * to / from), halves up."""
+    if from_rate == to_rate:
+        return np.asarray(wave_CN, np.float32)
+    out_CN = soxr.resample(np.asarray(wave_CN, np.float32).T, from_rate, to_rate, quality="VHQ").T
+    wanted = (2 * wave_CN.shape[1] * to_rate + from_rate) // (2 * from_rate)
+    missing = wanted - out_CN.shape[1]
+    if missing > 0:
+        out_CN = np.pad(out_CN, ((0, 0), (0, missing)))
+    return np.ascontiguousarray(out_CN[:, :wanted], np.float32)
+
+
+def to_mono(wave_CN: WaveCN) -> WaveCN:
+    """The mean of all channels, [1, N]. Nothing else in the project mixes channels down."""
+    return np.asarray(wave_CN, np.float32).mean(0, keepdims=True, dtype=np.float64).astype(np.float32)
+
+
+def to_channels(wave_CN: WaveCN, channels: int) -> WaveCN:
+    """The same channels, or their mono downmix. Raises AUDIO012 where channels would have to be made up."""
+    if len(wave_CN) == channels:
+        return np.asarray(wave_CN, np.float32)
+    if channels == 1:
+        return to_mono(wave_CN)
+    raise PartimentoError(
+        "AUDIO012",
+        f"a recording of {len(wave_CN)} channels cannot become one of {channels}",
+        why="channels are mixed down to mono, never copied or invented",
+        next="choose the mono layout, or give recordings that have the channels",
+    )
+
+
+_WRITTEN = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS", ".opus": "OPUS", ".mp3": "MPEG_LAYER_III"}
+_FORMAT = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".opus": "OGG", ".mp3": "MP3"}
+
+
+def write(path: Path, wave_CN: WaveCN, sample_rate: int, subtype: str | None = None) -> int:
+    """Write float samples [C, N] and return how many of them exceed full scale and were clipped to it.
+
+    The suffix gives the format: .wav, .flac (16 bits unless `subtype` says PCM_24 or, for WAV, FLOAT, which clips
+    nothing), .ogg, .opus, .mp3. Nothing is scaled. What `read` gives from 16 bits is written back bit for bit.
+    Raises AUDIO011 (NaN, infinity, no samples, a format or rate that cannot be) and SYS002 (the disk).
+    """
+    path, suffix = Path(path), Path(path).suffix.lower()
+    wave_CN = np.asarray(wave_CN)
+    subtype = subtype or _WRITTEN.get(suffix)
+    if subtype is None:
+        raise _unwritable(path, f"no format has the suffix {suffix or 'none'}", "use .wav, .flac, .ogg, .opus or .mp3")
+    if wave_CN.ndim != 2 or 0 in wave_CN.shape or wave_CN.shape[0] > wave_CN.shape[1]:
+        raise _unwritable(
+            path, f"samples of shape {wave_CN.shape} are not [channels, samples]", "give [channels, samples]"
+        )
+    if not np.isfinite(wave_CN).all():
+        raise _unwritable(
+            path, "the samples hold NaN or infinity", "find what made them; a model that diverged does this"
+        )
+    exact = subtype in ("FLOAT", "DOUBLE")
+    clipped = 0 if exact else int(np.count_nonzero(np.abs(wave_CN) > 1))
+    samples = wave_CN.T if exact else _quantised(wave_CN, subtype).T
+
+    # Encoded in memory, so that a failure is the format's here and the disk's in `commit`.
+    encoded = io.BytesIO()
+    try:
+        soundfile.write(encoded, samples, sample_rate, subtype=subtype, format=_FORMAT[suffix])
+    except (soundfile.SoundFileError, ValueError, TypeError) as err:
+        raise _unwritable(path, str(err), "choose another format or sample rate") from err
+    commit.data(path, encoded.getvalue())
+    return clipped
+
+
+def _quantised(wave_CN: NDArray[np.floating], subtype: str) -> NDArray[np.generic]:
+    """Rounded here, since libsndfile truncates to 16 bits; 1.0 becomes the largest sample."""
+    bits = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}.get(subtype)
+    if bits is None:
+        return np.clip(wave_CN, -1, 1).astype(np.float32)
+    scale = 2.0 ** (bits - 1)
+    whole = np.clip(np.rint(wave_CN.astype(np.float64) * scale), -scale, scale - 1)
+    return whole.astype(np.int16) if bits == 16 else whole.astype(np.int32) << (32 - bits)
+
+
+def _unwritable(path: Path, why: str, remedy: str) -> PartimentoError:
+    return PartimentoError("AUDIO011", "this cannot be written as audio", where=str(path), why=why, next=remedy)
+
+
+def discover(paths: Path | Iterable[Path]) -> list[Path]:
+    """All audio files below the folders given, and the files given, sorted and each once. Hidden names are passed over.
+
+    Raises SYS004 for a path that does not exist and AUDIO001 when there is no audio at all.
+    """
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    found: set[Path] = set()
+    for path in map(Path, given):
+        if path.is_file():
+            found.add(path)
+        elif path.is_dir():
+            for folder, inside, names in os.walk(path):
+                inside[:] = [name for name in inside if not name.startswith(".")]
+                audible = (n for n in names if not n.startswith(".") and Path(n).suffix.lower() in AUDIO_SUFFIXES)
+                found.update(Path(folder) / name for name in audible)
+        else:
+            raise PartimentoError("SYS004", f"{path} does not exist", next="check the path")
+    if not found:
+        raise PartimentoError(
+            "AUDIO001",
+            "no audio was found",
+            where=", ".join(map(str, given)) or "no path was given",
+            why=f"no file there ends in {', '.join(sorted(NATIVE_SUFFIXES))} or a suffix that ffmpeg reads",
+            next="give a folder that holds recordings; `partimento demo` makes its own",
+        )
+    return sorted(found, key=lambda path: path.as_posix())

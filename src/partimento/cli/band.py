@@ -1,0 +1,31 @@
+"""`partimento band`: labelled loops to try things with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from partimento.cli.terminal import json_option, result
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--count", default=40, show_default=True, help="Number of loops.")
+@click.option("--seed", default=0, show_default=True, help="Key of everything that is drawn.")
+@click.option("--stereo", is_flag=True, help="Two channels; mono otherwise.")
+@json_option
+def command(folder: Path, count: int, seed: int, stereo: bool, as_json: bool) -> None:
+    """Render loops of the built-in band into FOLDER, with tags.jsonl beside them.
+
+    The band plays drums, bass, chords and lead in several styles; tempo, key, bars, instruments and style are the tags.
+    The same seed gives the same files.
+    """
+    from partimento.audio.synth import render_band
+
+    rows = render_band(folder, count, seed=seed, stereo=stereo)
+    result(
+        {"folder": str(folder), "loops": len(rows)},
+        as_json,
+        f"{len(rows)} loops in {folder}\nnext: partimento encode {folder} --to packs/{folder.name}",
+    )

@@ -1,0 +1,70 @@
+"""`partimento preflight`: checks before a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from partimento.cli.terminal import json_option, lines, progress, quiet_option, result
+from partimento.errors import PartimentoError
+
+MARKS = {True: "ok    ", False: "FAILED", None: "-     "}
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1)
+@click.option("--overfit", "learn", is_flag=True, help="Learn one clip by heart; it must come back code for code.")
+@click.option("--seconds", default=5.0, show_default=True, help="Length of the clip for --overfit.")
+@click.option("--minutes", default=5.0, show_default=True, help="Time that --overfit may take.")
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where runs go.")
+@quiet_option
+@json_option
+def command(
+    config: Path,
+    overrides: tuple[str, ...],
+    learn: bool,
+    seconds: float,
+    minutes: float,
+    runs: Path,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Check CONFIG before a long training: data, disk, initial loss, gradients; each failure with its remedy.
+
+    With --overfit the strongest check: a few seconds of one clip are learned until the greedy playing copies them
+    exactly. What passes it has no broken mask, pattern, cache or null condition.
+    """
+    from partimento.config import RvqConfig, load
+    from partimento.lab import preflight
+
+    loaded = load(config, overrides)
+    if learn:
+        if not isinstance(loaded, RvqConfig):
+            raise PartimentoError(
+                "CONFIG003",
+                f"--overfit plays codes; the family of {config} is {loaded.family}",
+                next=f"partimento preflight {config}",
+            )
+        with progress(quiet) as display:
+            found = preflight.overfit(loaded, seconds=seconds, minutes=minutes, progress=display)
+        result(found.to_json(), as_json, lines(found.to_json()))
+        return
+    with progress(quiet) as display:
+        checks = preflight.preflight(loaded, runs=runs, progress=display)
+    failed = [check for check in checks if check.passed is False]
+    rows = [
+        f"{MARKS[check.passed]}  {check.name}: {check.found}"
+        + (f"\n        remedy: {check.remedy}" if check.remedy else "")
+        for check in checks
+    ]
+    result({"checks": [check.to_json() for check in checks], "passed": not failed}, as_json, "\n".join(rows))
+    if failed:
+        raise PartimentoError(
+            "LAB007",
+            f"{len(failed)} of {len(checks)} checks failed: {', '.join(check.name for check in failed)}",
+            where=str(config),
+            why=failed[0].found,
+            next=failed[0].remedy,
+        )

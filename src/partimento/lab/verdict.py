@@ -1,0 +1,90 @@
+"""What the events of a run say of it: the held-out verdict against the baselines, in numbers and in one sentence.
+
+Plain data in, plain data out; used by the report and by `score`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from partimento.runs.events import Event, curve
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Held-out bits per second of audio of the last validation, beside the baselines; None where nothing was logged."""
+
+    sentence: str
+    beats_bigram: bool | None
+    weights: str | None = None
+    step: int | None = None
+    bits_per_second: float | None = None
+    unigram_bits_per_second: float | None = None
+    bigram_bits_per_second: float | None = None
+    best_step: int | None = None
+    best_bits_per_second: float | None = None
+    validations: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def latest(events: Sequence[Event], kind: str, **where: Any) -> Event | None:
+    """The event of this kind with the highest step; of equals the one logged last (a resumed run logs again)."""
+    found: Event | None = None
+    for event in events:
+        if event["kind"] == kind and all(event.get(name) == want for name, want in where.items()):
+            found = event if found is None or event["step"] >= found["step"] else found
+    return found
+
+
+def judge(events: Sequence[Event]) -> Verdict:
+    """The verdict on the averaged (EMA) weights if they were scored, else on the raw ones, and it says which."""
+    weights = next((w for w in ("ema", "raw") if latest(events, "valid", weights=w)), None)
+    scored = [
+        (step, float(bits))
+        for step, bits in curve(events, "valid", "bits_per_second", weights=weights)
+        if bits is not None
+    ]
+    baseline = latest(events, "baseline") or {}
+    unigram, bigram = baseline.get("unigram_bits_per_second"), baseline.get("bigram_bits_per_second")
+    if not scored:
+        return Verdict(
+            "No held-out measurement was logged, so there is no verdict.",
+            None,
+            unigram_bits_per_second=unigram,
+            bigram_bits_per_second=bigram,
+        )
+    step, bits = scored[-1]
+    best_step, best = min(scored, key=lambda point: point[1])
+    name = "averaged (EMA) weights" if weights == "ema" else "raw weights"
+    measured = f"At step {step:,} the {name} need {bits:,.1f} bits for one second of held-out audio"
+    return Verdict(
+        sentence=f"{measured}; {_compared(bits, unigram, bigram)}",
+        beats_bigram=None if bigram is None else bits < bigram,
+        weights=weights,
+        step=step,
+        bits_per_second=bits,
+        unigram_bits_per_second=unigram,
+        bigram_bits_per_second=bigram,
+        best_step=best_step,
+        best_bits_per_second=best,
+        validations=len(scored),
+    )
+
+
+def _compared(bits: float, unigram: float | None, bigram: float | None) -> str:
+    if bigram is None:
+        return "no baseline was logged, so it cannot be said whether that is good."
+    floors = f"the bigram baseline needs {bigram:,.1f}"
+    if unigram is not None:
+        floors += f" and the unigram {unigram:,.1f}"
+    change = abs(bits / bigram - 1)
+    amount = "by less than 0.1 %" if change < 0.001 else f"by {change:.1%}".replace("%", " %")
+    if bits < bigram:
+        return f"{floors}. The model beats the bigram {amount}."
+    if unigram is not None and bits < unigram:
+        return f"{floors}. The model beats the unigram, but not the bigram: it is behind {amount}."
+    return f"{floors}. The model beats neither: it is behind the bigram {amount}."

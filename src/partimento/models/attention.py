@@ -1,0 +1,111 @@
+"""Self and cross attention on F.scaled_dot_product_attention.
+
+Shapes: B batch, S query steps, M memory steps, D model width, H query heads, G key-value heads, E head width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from partimento.models.cache import KVCache
+from partimento.models.layers import RMSNorm, Rotary
+
+
+class SelfAttention(nn.Module):
+    """Causal self attention with grouped queries, queries keys and values from one matrix (q, k, v rows in order).
+
+    `scale` multiplies the scores; None is 1 / sqrt(E). With `qk_norm_eps` every query and key head passes an RMS norm
+    with one gain per head channel, before the rotation (Henry et al. 2020), which keeps the scores from growing.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        head_width: int,
+        *,
+        bias: bool,
+        scale: float | None,
+        qk_norm_eps: float | None,
+    ) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_width, self.scale = heads, kv_heads, head_width, scale
+        self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * head_width, bias=bias)
+        self.out = nn.Linear(heads * head_width, width, bias=bias)
+        self.query_norm = None if qk_norm_eps is None else RMSNorm(head_width, qk_norm_eps)
+        self.key_norm = None if qk_norm_eps is None else RMSNorm(head_width, qk_norm_eps)
+
+    def forward(
+        self, x_BSD: Tensor, rotary: Rotary | None, start: int, cache: KVCache | None, layer: int
+    ) -> Tensor:
+        batch, steps = x_BSD.shape[:2]
+        heads = self.qkv(x_BSD).view(batch, steps, self.heads + 2 * self.kv_heads, self.head_width)
+        turned, value = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = turned.split((self.heads, self.kv_heads), dim=2)
+            turned = torch.cat([self.query_norm(query), self.key_norm(key)], dim=2)
+        if rotary is not None:
+            turned = rotary(turned, start)
+        query, key = turned.split((self.heads, self.kv_heads), dim=2)
+        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        if cache is not None:
+            key, value = cache.write(layer, key, value)
+        mask = None
+        if steps > 1 and key.shape[2] > steps:
+            # is_causal aligns queries to the first keys, which is wrong behind a cache: an explicit mask here.
+            mask = causal_mask(steps, key.shape[2], x_BSD.device)
+        mixed = functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            is_causal=mask is None and steps > 1,
+            scale=self.scale,
+            enable_gqa=self.kv_heads != self.heads,
+        )
+        return self.out(mixed.transpose(1, 2).reshape(batch, steps, self.heads * self.head_width))
+
+
+class CrossAttention(nn.Module):
+    """Attention to a memory (encoded text). No positions are applied to it."""
+
+    def __init__(
+        self,
+        width: int,
+        memory_width: int,
+        heads: int,
+        kv_heads: int,
+        head_width: int,
+        *,
+        bias: bool,
+        scale: float | None,
+    ) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_width, self.scale = heads, kv_heads, head_width, scale
+        self.query = nn.Linear(width, heads * head_width, bias=bias)
+        self.key_value = nn.Linear(memory_width, 2 * kv_heads * head_width, bias=bias)
+        self.out = nn.Linear(heads * head_width, width, bias=bias)
+
+    def forward(self, x_BSD: Tensor, memory: tuple[Tensor, Tensor], mask_B11M: Tensor | None) -> Tensor:
+        """`memory` is what `project` gave; the mask is True where the memory may be attended, never empty in a row."""
+        batch, steps = x_BSD.shape[:2]
+        query = self.query(x_BSD).view(batch, steps, self.heads, self.head_width).transpose(1, 2)
+        mixed = functional.scaled_dot_product_attention(
+            query, *memory, attn_mask=mask_B11M, scale=self.scale, enable_gqa=self.kv_heads != self.heads
+        )
+        return self.out(mixed.transpose(1, 2).reshape(batch, steps, self.heads * self.head_width))
+
+    def project(self, memory_BMD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, G, M, E] of a memory: computed once per generation."""
+        batch, length = memory_BMD.shape[:2]
+        heads = self.key_value(memory_BMD).view(batch, length, 2, self.kv_heads, self.head_width)
+        key, value = heads.permute(2, 0, 3, 1, 4)
+        return key, value
+
+
+def causal_mask(steps: int, keys: int, device: torch.device) -> Tensor:
+    """[steps, keys] bool: the last `steps` queries over `keys` keys, True where a query may look (lower right)."""
+    return torch.ones(steps, keys, dtype=torch.bool, device=device).tril(keys - steps)

@@ -1,0 +1,320 @@
+"""One code decoder: the plain RVQ transformer, MusicGen's decoder and Dia's, by configuration.
+
+grid_BSK of ids -> sum of K embeddings (+ condition + positions) -> pre-norm blocks -> norm -> K heads -> logits_BSKV.
+Shapes: B batch, S grid steps, K codebooks, V outputs, D width, M memory steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from partimento.errors import PartimentoError
+from partimento.models.attention import CrossAttention, SelfAttention
+from partimento.models.cache import KVCache
+from partimento.models.conditions import TagCondition
+from partimento.models.layers import AddedPositions, FeedForward, Rotary, check_positions, make_norm
+
+_CHOICES = {
+    "activation": ("gelu", "swiglu"),
+    "norm": ("layer", "rms"),
+    "positions": ("rotary", "sinusoidal", "learned"),
+}
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The architecture, complete: every None is replaced by the value it stands for, and so is what `to_json` gives."""
+
+    codebooks: int
+    rows: int
+    """embedding rows a codebook: codes and specials"""
+    outputs: int
+    """logits a codebook: codes, and EOS if the model has one"""
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int | None = None
+    """key-value heads, each shared by heads / kv_heads query heads; None: as many as heads"""
+    head_width: int | None = None
+    """None: width / heads"""
+    feedforward: int | None = None
+    """None: 4 * width for GELU, 8 / 3 * width rounded up to a multiple of 32 for SwiGLU (as many parameters)"""
+    activation: str = "swiglu"
+    norm: str = "rms"
+    norm_eps: float = 1e-5
+    positions: str = "rotary"
+    max_positions: int = 1024
+    rope_theta: float = 10000.0
+    qk_norm: bool = True
+    dropout: float = 0.0
+    """after the input embedding and on the output of every attention and feedforward, in training only"""
+    attention_scale: float | None = None
+    """factor of the attention scores; None: 1 / sqrt(head_width)"""
+    bias: bool = False
+    """biases in the linear layers of the blocks (a layer norm has its own always)"""
+    cross_width: int | None = None
+    """width of the memory for cross attention; None: no cross attention"""
+    cross_kv_heads: int | None = None
+    """None: as many as heads"""
+    tags: int = 0
+    """number of tags of the tag condition; 0: unconditional"""
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise _invalid(f"{name} = {getattr(self, name)!r} is not one of {', '.join(choices)}")
+        for name in ("codebooks", "rows", "outputs", "width", "layers", "heads", "max_positions"):
+            if getattr(self, name) < 1:
+                raise _invalid(f"{name} = {getattr(self, name)} is below 1")
+        if self.head_width is None and self.width % self.heads:
+            raise _invalid(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.feedforward is None:
+            swiglu = math.ceil(self.width * 8 / 3 / 32) * 32
+            self._resolve("feedforward", swiglu if self.activation == "swiglu" else 4 * self.width)
+        self._resolve("head_width", self.width // self.heads)
+        self._resolve("kv_heads", self.heads)
+        self._resolve("cross_kv_heads", self.heads)
+        for name in ("kv_heads", "cross_kv_heads"):
+            if self.heads % getattr(self, name):
+                raise _invalid(f"heads {self.heads} is not a multiple of {name} {getattr(self, name)}")
+        if self.positions == "rotary" and self.head % 2:
+            raise _invalid(f"rotary positions need an even head width, not {self.head}")
+        if not 0 <= self.dropout < 1:
+            raise _invalid(f"dropout {self.dropout} is not in [0, 1)")
+
+    def _resolve(self, name: str, value: int) -> None:
+        if getattr(self, name) is None:
+            object.__setattr__(self, name, value)
+
+    @property
+    def head(self) -> int:
+        return self.head_width or self.width // self.heads
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> DecoderConfig:
+        """Raises MODEL001 for a key that this version does not know, or one that is missing."""
+        try:
+            return cls(**stored)
+        except TypeError as error:
+            raise _invalid(str(error)) from error
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), x + cross attention(norm(x)) if there is a memory, x + feedforward(norm(x))."""
+
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        assert config.kv_heads and config.cross_kv_heads and config.feedforward  # resolved by the config
+        self.layer = layer
+        self.attention_norm = make_norm(config.norm, config.width, config.norm_eps)
+        self.attention = SelfAttention(
+            config.width,
+            config.heads,
+            config.kv_heads,
+            config.head,
+            bias=config.bias,
+            scale=config.attention_scale,
+            qk_norm_eps=config.norm_eps if config.qk_norm else None,
+        )
+        self.cross_norm = self.cross = None
+        if config.cross_width is not None:
+            self.cross_norm = make_norm(config.norm, config.width, config.norm_eps)
+            self.cross = CrossAttention(
+                config.width,
+                config.cross_width,
+                config.heads,
+                config.cross_kv_heads,
+                config.head,
+                bias=config.bias,
+                scale=config.attention_scale,
+            )
+        self.feedforward_norm = make_norm(config.norm, config.width, config.norm_eps)
+        self.feedforward = FeedForward(config.width, config.feedforward, config.activation, config.bias)
+        self.dropout = config.dropout
+
+    def forward(
+        self, x_BSD: Tensor, rotary: Rotary | None, start: int, cache: KVCache | None, memory: Memory | None
+    ) -> Tensor:
+        x_BSD = x_BSD + self._drop(
+            self.attention(self.attention_norm(x_BSD), rotary, start, cache, self.layer)
+        )
+        if memory is not None and self.cross is not None and self.cross_norm is not None:
+            keys_values = memory.keys_values(self.layer, self.cross, cache)
+            mixed = self.cross(self.cross_norm(x_BSD), keys_values, memory.mask_B11M)
+            x_BSD = x_BSD + self._drop(memory.silence_empty(mixed))
+        return x_BSD + self._drop(self.feedforward(self.feedforward_norm(x_BSD)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.dropout) if self.training and self.dropout else x
+
+
+class Memory:
+    """A memory and its mask, ready for attention.
+
+    A row whose mask is empty (nothing to attend to) contributes zero. Backends disagree about softmax over nothing
+    (zero, NaN), so such a row attends to everything and its result is then multiplied by zero, gradient included.
+    """
+
+    def __init__(self, memory_BMD: Tensor, mask_BM: Tensor | None) -> None:
+        self.memory_BMD = memory_BMD
+        self.mask_B11M: Tensor | None = None
+        self.filled_B11: Tensor | None = None
+        if mask_BM is not None:
+            mask_BM = mask_BM.bool()
+            filled_B1 = mask_BM.any(dim=1, keepdim=True)
+            self.mask_B11M = (mask_BM | ~filled_B1)[:, None, None]
+            self.filled_B11 = filled_B1[:, :, None]
+
+    def keys_values(self, layer: int, cross: CrossAttention, cache: KVCache | None) -> tuple[Tensor, Tensor]:
+        if cache is None:
+            return cross.project(self.memory_BMD)
+        known = cache.memory[layer]
+        if known is None:
+            known = cache.memory[layer] = cross.project(self.memory_BMD)
+        return known
+
+    def silence_empty(self, mixed_BSD: Tensor) -> Tensor:
+        return mixed_BSD if self.filled_B11 is None else mixed_BSD * self.filled_B11
+
+
+class CodeDecoder(nn.Module):
+    """The decoder. Tags enter through `condition` (a TagCondition, or None when config.tags is 0).
+
+    Initialisation, as in GPT-2: every matrix and embedding N(0, 0.02), but the matrices that write into the residual
+    stream (attention out, cross out, feedforward down) N(0, 0.02 / sqrt(2 * layers)); biases 0, gains 1; the null
+    condition N(0, 0.02). At the start all codes are about equally likely: the loss is ln(outputs).
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        # K tables in one, so that the sum of K embeddings is one lookup: id i of book k is row k * rows + i.
+        self.embedding = nn.Parameter(torch.empty(config.codebooks * config.rows, config.width))
+        self.register_buffer("offsets_K", torch.arange(config.codebooks) * config.rows, persistent=False)
+        self.condition = TagCondition(config.tags, config.width) if config.tags else None
+        rotary = config.positions == "rotary"
+        self.rotary = Rotary(config.max_positions, config.head, config.rope_theta) if rotary else None
+        self.added = (
+            None if rotary else AddedPositions(config.positions, config.max_positions, config.width)
+        )
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = make_norm(config.norm, config.width, config.norm_eps)
+        # K heads in one matrix: the logits of book k are rows k * outputs .. (k + 1) * outputs - 1.
+        self.head = nn.Linear(config.width, config.codebooks * config.outputs, bias=False)
+        self.initialise()
+
+    offsets_K: Tensor
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Draws all weights from torch's default generator (seed it first)."""
+        residual = 0.02 / math.sqrt(2 * self.config.layers)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif "norm" in name:
+                parameter.fill_(1.0)
+            elif name.endswith(("out.weight", "down.weight")):
+                parameter.normal_(0.0, residual)
+            else:
+                parameter.normal_(0.0, 0.02)
+
+    def forward(
+        self,
+        grid_BSK: Tensor,
+        *,
+        condition_BD: Tensor | None = None,
+        memory_BMD: Tensor | None = None,
+        memory_mask_BM: Tensor | None = None,
+        cache: KVCache | None = None,
+        start: int = 0,
+        last: bool = False,
+    ) -> Tensor:
+        """ids [B, S, K] -> logits [B, S, K, V] in float32, row s predicting grid row s + 1.
+
+        With a `cache` the rows are appended to what it holds (`start` is then its length, and is not given); without
+        one, `start` is the position of the first row. `last` computes the logits of the last row only: [B, 1, K, V].
+        A decoder with cross attention but without a memory skips it (MusicGen without text).
+        Raises MODEL003 (id outside the table, checked on a CPU), MODEL004 (too many positions), MODEL005 (condition or
+        memory given to a model without, or the reverse).
+        """
+        start = start if cache is None else cache.length
+        batch, steps, codebooks = grid_BSK.shape
+        self._check(grid_BSK, start, condition_BD, memory_BMD)
+        ids = (grid_BSK + self.offsets_K).view(-1, codebooks)
+        x_BSD = functional.embedding_bag(ids, self.embedding, mode="sum").view(batch, steps, -1)
+        if condition_BD is not None:
+            x_BSD = x_BSD + condition_BD[:, None]
+        if self.added is not None:
+            x_BSD = self.added(x_BSD, start)
+        if self.training and self.config.dropout:
+            x_BSD = functional.dropout(x_BSD, self.config.dropout)
+        memory = None if memory_BMD is None else Memory(memory_BMD, memory_mask_BM)
+        for block in self.blocks:
+            x_BSD = block(x_BSD, self.rotary, start, cache, memory)
+        if cache is not None:
+            cache.advance(steps)
+        if last:
+            x_BSD = x_BSD[:, -1:]
+        return self.head(self.norm(x_BSD)).float().view(batch, -1, codebooks, self.config.outputs)
+
+    def make_cache(self, batch: int, positions: int) -> KVCache:
+        """An empty cache for `positions` rows, on the device and in the type of the weights."""
+        check_positions(0, positions, self.config.max_positions)
+        return KVCache(
+            layers=self.config.layers,
+            batch=batch,
+            kv_heads=self.config.kv_heads or self.config.heads,
+            positions=positions,
+            head_width=self.config.head,
+            dtype=self.embedding.dtype,
+            device=self.embedding.device,
+        )
+
+    def _check(
+        self, grid_BSK: Tensor, start: int, condition_BD: Tensor | None, memory_BMD: Tensor | None
+    ) -> None:
+        check_positions(start, grid_BSK.shape[1], self.config.max_positions)
+        # In one table an id too large would read the next codebook's row, silently. (Elsewhere than on a CPU the look
+        # would wait for the device; there the batch is checked before it is sent.)
+        if grid_BSK.is_cpu:
+            lowest, highest = grid_BSK.aminmax()
+            if lowest < 0 or highest >= self.config.rows:
+                raise PartimentoError(
+                    "MODEL003",
+                    f"the grid holds ids {int(lowest)}..{int(highest)}, the model knows 0..{self.config.rows - 1}",
+                    next="check that the pack and the model have the same cardinality and specials",
+                )
+        if (self.condition is None) != (condition_BD is None):
+            raise PartimentoError(
+                "MODEL005",
+                "the model has tags but no condition was given"
+                if condition_BD is None
+                else "a condition was given to a model without tags",
+                next="give condition.null(batch) to a model with tags when nothing is known, and None to one without",
+            )
+        if memory_BMD is not None and self.config.cross_width is None:
+            raise PartimentoError(
+                "MODEL005",
+                "a memory was given to a model without cross attention",
+                next="set cross_width in the model's configuration",
+            )
+
+
+def _invalid(why: str) -> PartimentoError:
+    return PartimentoError(
+        "MODEL001",
+        "the decoder cannot be built from this configuration",
+        why=why,
+        next="correct the [model] section",
+    )

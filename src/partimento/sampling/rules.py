@@ -1,0 +1,101 @@
+"""How a code is drawn from logits: temperature, top-k, top-p, and noise that belongs to the item.
+
+Order: temperature, then top-k, then top-p on what is left (renormalised), then the draw. Bans (EOS where it may not
+stand) come before all of it and are the caller's.
+Shapes: B items, K codebooks, V outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from partimento import keyed
+from partimento.errors import PartimentoError
+
+# Uniform numbers are drawn for so many steps at a time; part of the key, so changing it changes what a seed plays.
+_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class Rules:
+    """temperature 0 takes the most likely code; top_k 0 and top_p 1 are off.
+
+    top_k keeps the k most likely codes (and all that are as likely as the k-th); top_p keeps the most likely codes up to
+    and with the first one at which their sum reaches p (Holtzman et al. 2020). Raises SAMPLE001 out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        for fits, text in (
+            (math.isfinite(self.temperature) and self.temperature >= 0, f"temperature {self.temperature}"),
+            (self.top_k >= 0, f"top_k {self.top_k}"),
+            (0 < self.top_p <= 1, f"top_p {self.top_p}"),
+        ):
+            if not fits:
+                raise PartimentoError(
+                    "SAMPLE001",
+                    f"{text} is out of range",
+                    next="temperature >= 0 (0: most likely code), top_k >= 0 (0: off), 0 < top_p <= 1 (1: off)",
+                )
+
+
+def probabilities(logits: Tensor, rules: Rules) -> Tensor:
+    """The distribution that is drawn from, [..., V], for a temperature above 0."""
+    if rules.temperature != 1:
+        # Against the largest first: a small temperature must not overflow.
+        logits = (logits - logits.amax(dim=-1, keepdim=True)) / rules.temperature
+    if 0 < rules.top_k < logits.shape[-1]:
+        least = logits.topk(rules.top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    p = logits.softmax(dim=-1)
+    if rules.top_p < 1:
+        ordered, index = p.sort(dim=-1, descending=True, stable=True)
+        before = ordered.cumsum(dim=-1) - ordered
+        kept = ordered.masked_fill(before >= rules.top_p, 0.0)
+        p = torch.zeros_like(p).scatter_(-1, index, kept)
+        p = p / p.sum(dim=-1, keepdim=True)
+    return p
+
+
+def draw(logits_BKV: Tensor, rules: Rules, uniform_BK: Tensor) -> Tensor:
+    """ids_BK: the argmax at temperature 0, else the inverse of the distribution function at `uniform_BK` in [0, 1).
+
+    One number decides a code, so two models that agree draw the same code from the same noise. No host sync.
+    """
+    if rules.temperature == 0:
+        return logits_BKV.argmax(dim=-1)
+    up_to_BKV = probabilities(logits_BKV, rules).cumsum(dim=-1)
+    at_BK1 = uniform_BK[..., None] * up_to_BKV[..., -1:]
+    # right=True: the first id whose sum exceeds the number, so that an id of probability 0 is never drawn.
+    return torch.searchsorted(up_to_BKV, at_BK1, right=True)[..., 0]
+
+
+class Noise:
+    """Uniform numbers in [0, 1) for (seed, grid step, codebook): those of an item do not depend on its batch."""
+
+    def __init__(self, seeds: Sequence[int], codebooks: int, device: torch.device) -> None:
+        self.seeds, self.codebooks, self.device = tuple(seeds), codebooks, device
+        self._number = -1
+        self._block_NBK = torch.empty(0)
+
+    def at(self, step: int) -> Tensor:
+        """[B, K] float32."""
+        number, row = divmod(step, _BLOCK)
+        if number != self._number:
+            shape = (_BLOCK, self.codebooks)
+            items = [
+                torch.rand(shape, generator=keyed.torch_generator("sampling", seed, number))
+                for seed in self.seeds
+            ]
+            # Below 1 by two units in the last place: times a sum, rounding must not give the sum itself.
+            self._block_NBK = torch.stack(items, dim=1).clamp_(max=1 - 2**-23).to(self.device)
+            self._number = number
+        return self._block_NBK[row]

@@ -1,0 +1,50 @@
+"""Ctrl-C and SIGTERM as a request: the loop finishes its step, saves, and says how to go on."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+
+class Stop:
+    """`with Stop() as stop:` collects the signals; `stop.requested` names the one that came.
+
+    The second Ctrl-C, and any signal inside `at_once()`, raises KeyboardInterrupt. Outside the main thread Python
+    delivers no signals, so there nothing is installed and nothing is ever requested.
+    """
+
+    def __init__(self) -> None:
+        self.requested: str | None = None
+        self._immediate = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        again = self.requested is not None
+        self.requested = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        if again or self._immediate:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Work that may be dropped at any point, because everything before it is saved."""
+        if self.requested:
+            raise KeyboardInterrupt
+        self._immediate = True
+        try:
+            yield
+        finally:
+            self._immediate = False

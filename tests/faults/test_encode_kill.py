@@ -1,0 +1,24 @@
+"""Kill -9 during encode: no torn file is ever visible, and the pack ends byte-identical. See bench/kill_encode.py."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "bench" / "kill_encode.py"
+
+
+@pytest.mark.parametrize("kills, files", [(3, 16), pytest.param(50, 48, marks=pytest.mark.slow)])
+def test_killed_encodes_end_in_the_same_pack(kills, files):
+    done = subprocess.run(
+        [sys.executable, BENCH, "--kills", str(kills), "--files", str(files), "--seed", "7"],
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["kills"] == kills and result["completed"] >= 1
+    assert result["identical"] and result["differing_files"] == 0

@@ -1,0 +1,159 @@
+"""The overfit check passes on a sound model and catches each fault it is there for."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from partimento.config import parse
+from partimento.errors import PartimentoError, explanations
+from partimento.lab import overfit as module
+from partimento.lab.overfit import compare
+from partimento.lab.preflight import CHECKS, overfit, preflight
+from partimento.models.attention import SelfAttention
+from partimento.models.conditions import TagCondition
+from partimento.tokens.spec import CodecSpec
+from partimento.tokens.writer import PackWriter
+
+SPEC = CodecSpec("fake", "0" * 64, 8000, Fraction(20), (12, 12, 12))
+
+
+@pytest.fixture
+def pack(tmp_path):
+    rng = np.random.default_rng(3)
+    writer = PackWriter(tmp_path / "pack", SPEC)
+    for number in range(6):
+        codes = rng.integers(0, 12, (40 + number, 3)) if number else np.zeros((60, 3), int)
+        writer.add(codes, clip=f"c{number}", tags=["piano"] if number % 2 else ["drums", "fast"])
+    writer.finish()
+    return tmp_path / "pack"
+
+
+def config(pack, **model):
+    tiny = {"width": 32, "layers": 2, "heads": 2, **model}
+    return parse({
+        "family": "rvq", "data": {"pack": str(pack), "window": 32}, "model": tiny, "demo": {"temperatures": []},
+        "train": {"device": "cpu"},
+    })  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    """Tiny models learn at a higher rate."""
+    monkeypatch.setattr(module, "LEARNING", module.LEARNING.model_copy(update={"lr": 1e-2}))
+
+
+@pytest.mark.parametrize(
+    "model", [{}, {"tags": False, "dropout": 0.3}, {"pattern": "flat"}, {"positions": "sinusoidal"}]
+)
+def test_a_sound_model_gives_the_clip_back(pack, model):
+    result = overfit(config(pack, **model), seconds=1.5, minutes=2)
+    assert result.equal == 1 and result.first_mismatch is None and result.teacher_forced == 1
+    assert result.frames == 30 and result.codebooks == 3 and result.audio_seconds == 1.5
+    assert result.clip != "c0"  # silence is no test
+    assert result.steps > 10  # nothing is known before it is learned
+
+
+def test_it_repeats_itself_bit_for_bit(pack):
+    first, second = (overfit(config(pack), seconds=1, minutes=2) for _ in range(2))
+    assert (first.steps, first.loss) == (second.steps, second.loss)
+
+
+def test_another_null_condition_is_caught(pack, monkeypatch):
+    # Training drops to a learned vector, playing to zeros: the fault of system A.
+    def forward(self, tags_BG, keep_B):
+        return self.null_D.expand(len(tags_BG), -1) + 1
+
+    monkeypatch.setattr(TagCondition, "forward", forward)
+    monkeypatch.setattr(module, "TRIES", 2)
+    with pytest.raises(PartimentoError) as err:
+        overfit(config(pack), seconds=1.5, minutes=2)
+    assert err.value.code == "LAB002"
+    assert err.value.context["result"]["first_mismatch"] is not None
+    assert err.value.context["result"]["equal"] < 1
+
+
+def test_a_mask_that_shows_the_future_is_caught(pack, tmp_path, monkeypatch):
+    original = torch.nn.functional.scaled_dot_product_attention
+
+    def leaky(*arguments, **rest):
+        rest["is_causal"] = False
+        return original(*arguments, **rest)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", leaky)
+    assert named(preflight(config(pack), runs=tmp_path), "causality").passed is False
+
+
+def test_a_model_that_does_not_learn_in_time(pack):
+    with pytest.raises(PartimentoError) as err:
+        overfit(config(pack), seconds=1.5, minutes=0)
+    assert err.value.code == "LAB001"
+    assert err.value.context["result"]["teacher_forced"] < 1
+
+
+def test_compare_finds_the_first_difference():
+    codes = np.arange(12).reshape(4, 3)
+    assert compare(codes, codes.copy()) == (1.0, None)
+    wrong = codes.copy()
+    wrong[2, 1] = wrong[3, 0] = 99
+    assert compare(codes, wrong) == (10 / 12, (2, 1))
+    assert compare(codes, codes[:2]) == (0.5, (2, 0))  # ended too early
+    assert compare(codes, np.vstack([codes, codes])) == (1.0, (4, 0))  # played on
+
+
+def test_cheap_checks_pass(pack, tmp_path):
+    found = preflight(config(pack), runs=tmp_path / "runs")
+    assert [check.name for check in found] == list(CHECKS)
+    assert all(check.passed for check in found), found
+    assert not list((tmp_path / "runs").iterdir())  # nothing is left behind
+
+
+def named(checks, name):
+    return next(check for check in checks if check.name == name)
+
+
+def test_a_window_longer_than_every_clip(pack, tmp_path):
+    long = parse({**config(pack).model_dump(mode="json"), "data": {"pack": str(pack), "window": 500}})
+    found = preflight(long, runs=tmp_path)
+    assert named(found, "data").passed is False and named(found, "data").code == "PACK007"
+    assert "data.window" in named(found, "data").remedy
+    assert named(found, "gradients").passed is None  # not tried, and it says so
+
+
+def test_an_untrained_null_condition_is_named(pack, tmp_path):
+    dropped = {"pack": str(pack), "window": 32, "null_share": 0.0}
+    found = preflight(parse({**config(pack).model_dump(mode="json"), "data": dropped}), runs=tmp_path)
+    assert named(found, "gradients").passed is False
+    assert "null" in named(found, "gradients").found and "null_share" in named(found, "gradients").remedy
+
+
+def test_a_parameter_without_gradient_is_named(pack, tmp_path, monkeypatch):
+    monkeypatch.setattr(SelfAttention, "forward", lambda self, x_BSD, *rest: torch.zeros_like(x_BSD))
+    found = named(preflight(config(pack), runs=tmp_path), "gradients")
+    assert found.passed is False and "attention" in found.found
+
+
+def test_a_wrong_beginning_is_seen(pack, tmp_path, monkeypatch):
+    from partimento.models.decoder import CodeDecoder
+
+    original = CodeDecoder.initialise
+
+    def loud(self):
+        original(self)
+        with torch.no_grad():
+            self.head.weight.mul_(100)
+
+    monkeypatch.setattr(CodeDecoder, "initialise", loud)
+    assert named(preflight(config(pack), runs=tmp_path), "initial loss").passed is False
+
+
+def test_a_full_disk_fails(pack, tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 1000})()
+    monkeypatch.setattr("partimento.lab.preflight.shutil.disk_usage", lambda path: usage)
+    found = named(preflight(config(pack), runs=tmp_path), "disk")
+    assert found.passed is False and found.remedy
+
+
+def test_every_code_is_explained():
+    assert {f"LAB00{number}" for number in range(1, 8)} <= explanations().keys()

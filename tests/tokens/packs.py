@@ -1,0 +1,23 @@
+"""Packs of synthetic codes for tests."""
+
+from fractions import Fraction
+
+import numpy as np
+
+from partimento.tokens.spec import CodecSpec
+from partimento.tokens.writer import PackWriter
+
+SPEC = CodecSpec("toy", "0" * 64, 8000, Fraction(50), (16, 16, 12))
+
+
+def codes(frames, seed, spec=SPEC):
+    rng = np.random.default_rng(seed)
+    return np.stack([rng.integers(0, v, frames) for v in spec.cardinalities], axis=1)
+
+
+def write_pack(folder, lengths=(40, 7, 25, 60, 33, 1, 50, 12, 80, 21), *, spec=SPEC, clips_per_shard=4, tags=None):
+    writer = PackWriter(folder, spec, clips_per_shard=clips_per_shard)
+    for i, frames in enumerate(lengths):
+        named = tags[i] if tags else (["piano"] if i % 2 else ["drums", "120 bpm"])
+        writer.add(codes(frames, i, spec), tags=named)
+    return writer.finish()

@@ -1,0 +1,154 @@
+"""The draw is a pure function of its key: the same for any number of ranks, and it covers what it should."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from packs import SPEC, write_pack
+
+from partimento.errors import PartimentoError
+from partimento.tokens.draw import Draw
+from partimento.tokens.patterns import Pattern, apply
+from partimento.tokens.spec import Specials
+
+SPECIALS = Specials.after(16)
+PATTERN = Pattern.named("delay", 3)
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    return write_pack(tmp_path_factory.mktemp("pack"))
+
+
+def draw(pack, **changes):
+    given = {"window": 20, "seed": 3, "null_share": 0.3, "tag_dropout": 0.2} | changes
+    return Draw(pack, PATTERN, SPECIALS, **given)
+
+
+def equal(a, b):
+    return (
+        torch.equal(a.grid_BSK, b.grid_BSK)
+        and torch.equal(a.tags_BG, b.tags_BG)
+        and torch.equal(a.keep_B, b.keep_B)
+        and a.items == b.items
+    )
+
+
+@pytest.mark.parametrize("world", [1, 2, 4, 8])
+def test_global_batches_do_not_depend_on_the_number_of_ranks_nor_on_a_resume(pack, world):
+    one = draw(pack)
+    for step in range(3):
+        for micro in range(2):
+            whole = one.step(step, micro, batch_size=16, accumulate=2)
+            fresh = draw(pack)  # as after a resume: nothing was drawn before
+            parts = [
+                fresh.step(step, micro, batch_size=16, accumulate=2, rank=rank, world=world) for rank in range(world)
+            ]
+            assert torch.equal(torch.cat([p.grid_BSK for p in parts]), whole.grid_BSK)
+            assert torch.equal(torch.cat([p.tags_BG for p in parts]), whole.tags_BG)
+            assert torch.equal(torch.cat([p.keep_B for p in parts]), whole.keep_B)
+            assert [item for p in parts for item in p.items] == whole.items
+
+
+def test_micro_batches_follow_one_another(pack):
+    one = draw(pack)
+    together = one.step(1, batch_size=8, accumulate=1)
+    parts = [one.step(1, micro, batch_size=4, accumulate=2) for micro in range(2)]
+    assert together.items == [item for part in parts for item in part.items]
+    with pytest.raises(ValueError):
+        one.step(0, batch_size=6, world=4)
+
+
+def test_an_epoch_visits_each_slot_once_and_epochs_differ(pack):
+    one = draw(pack)
+    steps = [PATTERN.steps(int(f), True) for f in pack.clips.frames]
+    expected = Counter({int(c): max(1, round(steps[c] / 20)) for c in pack.split("train")})
+    epochs = [[one.item(e * one.slots + i) for i in range(one.slots)] for e in range(4)]
+    for epoch in epochs:
+        assert Counter(item.clip for item in epoch) == expected
+    orders = {tuple(item.clip for item in epoch) for epoch in epochs}
+    assert len(orders) == 4
+    longest = int(np.argmax([pack.clips.frames[c] for c in pack.split("train")]))
+    clip = int(pack.split("train")[longest])
+    starts = [sorted(i.start for i in epoch if i.clip == clip) for epoch in epochs]
+    assert len({tuple(s) for s in starts}) == 4
+    assert any(
+        a != b for a, b in zip(draw(pack).batch(range(9)).items, draw(pack, seed=4).batch(range(9)).items, strict=True)
+    )
+
+
+def test_windows_are_crops_of_the_whole_grid_and_show_true_starts_and_ends(pack):
+    one = draw(pack)
+    starts = ends = 0
+    for index in range(600):
+        item = one.item(index)
+        codes = torch.from_numpy(pack.read(item.clip).astype(np.int64))[None]
+        whole = apply(codes, PATTERN, SPECIALS, ends=True)[0]
+        got = one.collate([item]).grid_BSK[0]
+        assert got.shape == (21, 3)
+        rows = whole[item.start : item.start + 21]
+        assert torch.equal(got[: len(rows)], rows)
+        assert (got[len(rows) :] == SPECIALS.pad).all()
+        if len(whole) >= 21:
+            assert item.start + 21 <= len(whole)
+            starts += item.start == 0
+            ends += item.start + 21 == len(whole)
+            assert bool((got[0] == SPECIALS.bos).any()) == (item.start <= PATTERN.max_delay)
+        else:
+            assert item.start == 0
+    assert starts > 40 and ends > 40
+
+
+def test_a_window_as_long_as_the_longest_clip_fits_and_one_step_more_does_not(pack):
+    longest = PATTERN.steps(80, True) - 1
+    draw(pack, window=longest)
+    with pytest.raises(PartimentoError, match="PACK007") as err:
+        draw(pack, window=longest + 1)
+    assert f"data.window to {longest}" in err.value.next
+    with pytest.raises(PartimentoError, match="PACK008"):
+        draw(pack, split="test")
+
+
+def test_shares_are_realised_per_item_and_per_tag(pack):
+    one = draw(pack, tag_dropout=0.0)
+    batch = one.batch(range(2000))
+    assert batch.null_share == pytest.approx(0.3, abs=0.04)
+    assert draw(pack, null_share=0.0, tag_dropout=0.0).batch(range(200)).keep_B.all()
+    assert not draw(pack, null_share=1.0).batch(range(50)).keep_B.any()
+    full = draw(pack, null_share=0.0, tag_dropout=0.0).batch(range(2000)).tags_BG.sum()
+    kept = draw(pack, null_share=0.0, tag_dropout=0.2).batch(range(2000)).tags_BG.sum()
+    assert float(kept / full) == pytest.approx(0.8, abs=0.03)
+    # What lost all its tags has no condition: it gets the null condition, not an empty sum.
+    for item in map(draw(pack, null_share=0.0, tag_dropout=0.5).item, range(300)):
+        assert item.keep == bool(item.tags)
+
+
+def test_fixed_windows_tile_without_overlap_and_do_not_depend_on_the_seed(pack):
+    one = draw(pack, split="train")
+    everything = one.fixed(10_000)
+    targets = [(i.clip, row) for i in everything for row in range(i.start + 1, i.start + 21)]
+    assert len(targets) == len(set(targets))
+    for clip in pack.split("train"):
+        rows = {row for c, row in targets if c == clip}
+        assert rows >= set(range(1, PATTERN.steps(int(pack.clips.frames[clip]), True)))
+    some = one.fixed(7)
+    assert len(some) == 7 and some == draw(pack, seed=99).fixed(7) and set(some) <= set(everything)
+    assert all(i.keep and i.tags == tuple(pack.clips.tags[i.clip]) for i in some)
+    assert equal(one.collate(some), draw(pack, seed=99).collate(some))
+
+
+def test_families_without_an_end_and_flat_grids(pack):
+    musicgen = Draw(pack, PATTERN, Specials.musicgen(16), window=20, seed=0)
+    assert int(musicgen.batch(range(100)).grid_BSK.max()) == 16
+    flat = Draw(pack, Pattern.named("flat", 3), SPECIALS, window=60, seed=0)
+    grid = flat.batch(range(50)).grid_BSK
+    assert grid.shape == (50, 61, 3)
+    assert ((grid < 16).sum(-1) <= 1).all()
+
+
+def test_untagged_packs_have_the_null_condition_throughout(tmp_path):
+    pack = write_pack(tmp_path, (40, 50), tags=[[], []])
+    batch = Draw(pack, PATTERN, SPECIALS, window=10).batch(range(4))
+    assert batch.tags_BG.shape == (4, 0) and not batch.keep_B.any()
+    assert pack.spec == SPEC

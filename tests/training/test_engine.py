@@ -1,0 +1,328 @@
+"""The loop: what it computes, that it resumes bit for bit, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy import ToyTask, toy_config
+
+from partimento.config import Config
+from partimento.errors import PartimentoError
+from partimento.runs import checkpoint
+from partimento.runs.events import curve, read_events
+from partimento.runs.run import Run
+from partimento.training.engine import train
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def tensors(run: Run, step: int | None = None) -> dict[str, torch.Tensor]:
+    path = checkpoint.visible(run.checkpoints_path)[-1] if step is None else run.checkpoints_path / f"step-{step:09d}"
+    found = checkpoint.load(path)
+    return {f"{part}/{name}": tensor for part, named in found.parts.items() for name, tensor in named.items()}
+
+
+def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def toy(config: Config, tmp_path: Path, run: str = "r", task: type | Any = ToyTask) -> Run:
+    return train(config, runs=tmp_path, run=run, make_task=task)
+
+
+class StopAt:
+    """A task that sends this process a signal while it draws a step."""
+
+    def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
+        self.step, self.number = step, number
+
+    def __call__(self, config: Config, device: torch.device) -> ToyTask:
+        task = ToyTask(config, device)
+        draw = task.batch
+
+        def batch(step: int, micro: int) -> Any:
+            if step == self.step and micro == 0:
+                os.kill(os.getpid(), self.number)
+            return draw(step, micro)
+
+        task.batch = batch  # type: ignore[method-assign]
+        return task
+
+
+def test_a_run_learns_and_leaves_what_the_design_lists(tmp_path: Path) -> None:
+    config = toy_config(train__steps=60, train__valid_every=20, train__keep=2)
+    run = train(config, runs=tmp_path, name="First try!", hypothesis="toys learn", make_task=ToyTask)
+    assert run.id.endswith("_rvq_001_first_try")
+    assert run.record["hypothesis"] == "toys learn" and run.record["identity"] == {"fingerprint": "toy"}
+    events = read_events(run.events_path)
+    kinds = [event["kind"] for event in events]
+    assert kinds[:2] == ["start", "baseline"] and kinds[-1] == "end" and events[-1]["reason"] == "finished"
+    losses = curve(events, "train", "loss")
+    assert [step for step, _ in losses] == list(range(2, 61, 2))
+    assert losses[-1][1] < 0.7 * losses[0][1]
+    assert {w: len(curve(events, "valid", "loss", weights=w)) for w in ("ema", "raw")} == {"ema": 3, "raw": 3}
+    kept = [path.name for path in checkpoint.visible(run.checkpoints_path)]
+    assert kept[-2:] == ["step-000000056", "step-000000060"]
+    assert checkpoint.best(run.checkpoints_path).name in kept
+    state = checkpoint.load(run.checkpoints_path / kept[-1]).state
+    assert state["samples_seen"] == 240 and state["seed"] == 0 and state["identity"] == run.record["identity"]
+    assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("*.pkl"))
+
+
+def test_resume_is_bit_for_bit(tmp_path: Path) -> None:
+    whole = toy(toy_config(train__valid_every=5), tmp_path, "whole")
+    with pytest.raises(PartimentoError, match="SYS003") as caught:
+        toy(toy_config(train__valid_every=5), tmp_path, "cut", StopAt(6))
+    assert caught.value.next == f"partimento train {tmp_path}/cut/config.json --run cut --runs {tmp_path}"
+    assert caught.value.exit_status == 130
+    with pytest.raises(PartimentoError, match="SYS003"):
+        toy(toy_config(train__valid_every=5), tmp_path, "cut", StopAt(9, signal.SIGINT))
+    cut = toy(toy_config(train__valid_every=5), tmp_path, "cut")
+    assert same_bits(tensors(whole), tensors(cut))
+    events = read_events(cut.events_path)
+    # No step was lost: the first signal came while step 6 was drawn, so 7 steps were saved.
+    assert [event["step"] for event in events if event["kind"] == "resume"] == [7, 10]
+    for kind, key in (("train", "loss"), ("train", "grad_norm"), ("train", "share"), ("valid", "loss")):
+        assert curve(events, kind, key) == curve(read_events(whole.events_path), kind, key), (kind, key)
+    assert [event["kind"] for event in events].count("baseline") == 1
+    ends = [event["reason"] for event in events if event["kind"] == "end"]
+    assert ends == ["interrupted", "interrupted", "finished"]
+
+
+def test_initialisation_from_data_happens_once(tmp_path: Path) -> None:
+    tasks = []
+
+    def make(config: Config, device: torch.device) -> ToyTask:
+        tasks.append(StopAt(6)(config, device) if not tasks else ToyTask(config, device))
+        return tasks[-1]
+
+    with pytest.raises(PartimentoError, match="SYS003"):
+        toy(toy_config(), tmp_path, "r", make)
+    toy(toy_config(), tmp_path, "r", make)
+    assert [task.started for task in tasks] == [1, 0]
+
+
+def test_accumulation_is_exact(tmp_path: Path) -> None:
+    """Items hold very different numbers of valid tokens; batch 8 and 4 x batch 2 are the same step all the same."""
+    make = lambda config, device: ToyTask(config, device, dropout=0.0)  # noqa: E731
+    whole = toy(toy_config(optim__batch=8, optim__accumulate=1, train__steps=4), tmp_path, "a", make)
+    parts = toy(toy_config(optim__batch=2, optim__accumulate=4, train__steps=4), tmp_path, "b", make)
+    a, b = tensors(whole), tensors(parts)
+    for name in a:
+        if "exp_avg" in name:  # the gradients, averaged
+            torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-8)
+    losses = [curve(read_events(run.events_path), "train", "loss") for run in (whole, parts)]
+    for (_, one), (_, other) in zip(*losses, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+
+
+def test_looking_does_not_disturb(tmp_path: Path) -> None:
+    """Validation (which draws random numbers here), demos and saving leave the training's trace as it is."""
+    quiet = toy(toy_config(train__valid_every=1000, train__save_every=1000), tmp_path, "quiet")
+    busy_config = toy_config(train__valid_every=1, train__save_every=1, demo__every=2, demo__temperatures=[1.0])
+    busy = toy(busy_config, tmp_path, "busy")
+    assert curve(read_events(quiet.events_path), "train", "loss") == curve(
+        read_events(busy.events_path), "train", "loss"
+    )
+    assert same_bits(tensors(quiet), tensors(busy))
+    assert len(list(busy.demos_path.iterdir())) == 8
+
+
+def test_the_callers_generators_are_left_alone(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    toy(toy_config(train__steps=2), tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_another_seed_is_another_run(tmp_path: Path) -> None:
+    one = toy(toy_config(train__steps=2), tmp_path, "one")
+    two = toy(toy_config(train__steps=2, train__seed=1), tmp_path, "two")
+    assert not same_bits(tensors(one), tensors(two))
+
+
+def spoiled(*steps: int) -> Any:
+    def make(config: Config, device: torch.device) -> ToyTask:
+        task = ToyTask(config, device)
+        task.spoil = set(steps)
+        return task
+
+    return make
+
+
+def test_a_step_that_is_not_finite_changes_nothing(tmp_path: Path) -> None:
+    config = toy_config(train__save_every=1, train__keep=100, train__steps=6)
+    run = toy(config, tmp_path, "r", spoiled(3))
+    assert same_bits(tensors(run, 3), tensors(run, 4))
+    assert not same_bits(tensors(run, 4), tensors(run, 5))
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors(run).values() if tensor.is_floating_point())
+    events = read_events(run.events_path)
+    assert events[-1]["reason"] == "finished" and "step 4 was skipped" in str(
+        [e for e in events if e["kind"] == "note"]
+    )
+    assert [value for _, value in curve(events, "train", "skipped")] == [0, 1, 1]
+    state = checkpoint.load(checkpoint.visible(run.checkpoints_path)[-1]).state
+    assert state["skipped"] == 1 and state["skipped_in_a_row"] == 0
+
+
+def test_a_spoiled_first_step_is_survived(tmp_path: Path) -> None:
+    run = toy(toy_config(train__steps=4), tmp_path, "r", spoiled(0))
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors(run).values() if tensor.is_floating_point())
+
+
+def test_ten_such_steps_in_a_row_end_the_run(tmp_path: Path) -> None:
+    with pytest.raises(PartimentoError, match="TRAIN004"):
+        toy(toy_config(train__steps=30), tmp_path, "r", spoiled(*range(5, 30)))
+    events = read_events(tmp_path / "r" / "events.jsonl")
+    assert events[-1]["kind"] == "end" and events[-1]["reason"] == "TRAIN004"
+    loaded = checkpoint.load(checkpoint.newest(tmp_path / "r" / "checkpoints"))
+    assert all(bool(torch.isfinite(t).all()) for t in loaded.parts["model"].values())
+
+
+def test_a_changed_configuration_is_refused_and_named(tmp_path: Path) -> None:
+    toy(toy_config(train__steps=4), tmp_path)
+    for change in ({"optim__lr": 0.01}, {"train__steps": 8}, {"model__width": 64}, {"train__precision": "bf16"}):
+        with pytest.raises(PartimentoError, match="TRAIN001") as caught:
+            toy(toy_config(**({"train__steps": 4} | change)), tmp_path)
+        assert next(iter(change)).replace("__", ".") in caught.value.message
+    toy(toy_config(train__steps=4, train__log_every=1, train__keep=5, data__pack="moved"), tmp_path)
+
+
+def test_other_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PartimentoError, match="SYS003"):
+        toy(toy_config(), tmp_path, "r", StopAt(5))
+    with pytest.raises(PartimentoError, match="TRAIN002") as caught:
+        toy(toy_config(), tmp_path, "r", lambda c, d: ToyTask(c, d, fingerprint="other"))
+    assert "fingerprint" in caught.value.message
+
+
+def test_another_model_under_the_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PartimentoError, match="SYS003"):
+        toy(toy_config(), tmp_path, "r", StopAt(5))
+
+    def grown(config: Config, device: torch.device) -> ToyTask:
+        task = ToyTask(config, device)
+        task.module.layer = torch.nn.Linear(16, 16, bias=False)
+        return task
+
+    with pytest.raises(PartimentoError, match="TRAIN003") as caught:
+        toy(toy_config(), tmp_path, "r", grown)
+    assert "layer.bias" in caught.value.message
+
+
+def test_another_thread_count_is_told(tmp_path: Path) -> None:
+    with pytest.raises(PartimentoError, match="SYS003"):
+        toy(toy_config(), tmp_path, "r", StopAt(5))
+    torch.set_num_threads(2)
+    run = toy(toy_config(), tmp_path)
+    notes = [event["text"] for event in read_events(run.events_path) if event["kind"] == "note"]
+    assert any("threads is 2 now and was 1" in note for note in notes)
+
+
+def test_two_processes_cannot_train_one_run(tmp_path: Path) -> None:
+    run = toy(toy_config(train__steps=2), tmp_path)
+    with run.hold(), pytest.raises(PartimentoError, match="RUN003"):
+        toy(toy_config(train__steps=2), tmp_path)
+
+
+def test_max_minutes_saves_and_ends_normally(tmp_path: Path) -> None:
+    config = toy_config(train__steps=100000, train__max_minutes=0.5 / 60, train__save_every=10**6)
+    run = toy(config, tmp_path)
+    events = read_events(run.events_path)
+    assert events[-1]["reason"] == "max_minutes"
+    assert checkpoint.newest(run.checkpoints_path).name == f"step-{events[-1]['step']:09d}"
+    assert curve(events, "valid", "loss", weights="ema")[-1][0] == events[-1]["step"]
+    again = toy(config, tmp_path)
+    assert read_events(again.events_path)[-1]["step"] > events[-1]["step"]
+
+
+def test_a_finished_run_stays_finished(tmp_path: Path) -> None:
+    run = toy(toy_config(train__steps=4), tmp_path)
+    before = tensors(run)
+    again = toy(toy_config(train__steps=4), tmp_path)
+    assert same_bits(before, tensors(again)) and len(checkpoint.visible(again.checkpoints_path)) == 1
+
+
+def test_demos_that_a_kill_left_out_are_made_on_resume(tmp_path: Path) -> None:
+    config = toy_config(train__steps=4, demo__temperatures=[1.0])
+    run = toy(config, tmp_path)
+    (demo,) = run.demos_path.iterdir()
+    for file in demo.iterdir():
+        file.unlink()
+    demo.rmdir()
+    toy(config, tmp_path)
+    assert [path.name for path in run.demos_path.iterdir()] == ["step-000000004"]
+
+
+def test_without_averages_there_is_no_slot(tmp_path: Path) -> None:
+    run = toy(toy_config(train__steps=4, optim__ema=0.0), tmp_path)
+    found = checkpoint.load(checkpoint.newest(run.checkpoints_path))
+    assert sorted(found.parts) == ["model", "optimizer"]
+
+
+def test_bf16_keeps_weights_in_float32(tmp_path: Path) -> None:
+    run = toy(toy_config(train__precision="bf16"), tmp_path)
+    assert tensors(run)["model/layer.weight"].dtype == torch.float32
+    assert all(math.isfinite(loss) for _, loss in curve(read_events(run.events_path), "train", "loss"))
+
+
+def test_training_works_outside_the_main_thread(tmp_path: Path) -> None:
+    done: list[Run] = []
+    thread = threading.Thread(target=lambda: done.append(toy(toy_config(train__steps=2), tmp_path)))
+    thread.start()
+    thread.join()
+    assert done
+
+
+def test_a_stop_before_the_first_step_says_that_nothing_is_saved(tmp_path: Path) -> None:
+    class Slow(ToyTask):
+        def start(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            torch.zeros(1)
+
+    with pytest.raises(PartimentoError, match="SYS003") as caught:
+        toy(toy_config(), tmp_path, "r", Slow)
+    assert "saved up to step 0" in caught.value.message
+    run = toy(toy_config(train__steps=16), tmp_path)
+    assert [e["kind"] for e in read_events(run.events_path) if e["kind"] in ("start", "resume")] == ["start", "start"]
+
+
+def test_a_second_ctrl_c_does_not_claim_more_than_was_saved(tmp_path: Path) -> None:
+    def make(config: Config, device: torch.device) -> ToyTask:
+        task = StopAt(6, signal.SIGINT)(config, device)
+        task.after_step = lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 6 else None
+        return task
+
+    with pytest.raises(PartimentoError, match="SYS003") as caught:
+        toy(toy_config(), tmp_path, "r", make)
+    assert "saved up to step 4" in caught.value.message
+
+
+def test_a_demo_that_is_stopped_is_dropped_and_made_later(tmp_path: Path) -> None:
+    class Interrupted(ToyTask):
+        def demos(self, root: Path, step: int, using: Any) -> Path | None:
+            with using("ema"):
+                os.kill(os.getpid(), signal.SIGINT)
+                return super().demos(root, step, using)
+
+    config = toy_config(train__steps=8, demo__every=4, demo__temperatures=[1.0], train__save_every=100)
+    with pytest.raises(PartimentoError, match="SYS003") as caught:
+        toy(config, tmp_path, "r", Interrupted)
+    assert "saved up to step 4" in caught.value.message
+    run = toy(config, tmp_path)
+    assert len(list(run.demos_path.iterdir())) == 2
+    assert same_bits(tensors(run), tensors(toy(config, tmp_path, "whole")))
