@@ -89,9 +89,7 @@ def build(size: Size) -> tuple[MusicgenForCausalLM, CodeDecoder]:
     return theirs, ours
 
 
-def train(
-    size: Size, theirs: MusicgenForCausalLM, ours: CodeDecoder, repetitions: int
-) -> dict[str, float]:
+def train(size: Size, theirs: MusicgenForCausalLM, ours: CodeDecoder, repetitions: int) -> dict[str, float]:
     grid_BSK = torch.randint(0, VOCABULARY, (size.batch, CONTEXT + 1, CODEBOOKS))
     inputs_BSK, targets_BSK = grid_BSK[:, :-1], grid_BSK[:, 1:].contiguous()
     flat = inputs_BSK.transpose(1, 2).reshape(size.batch * CODEBOOKS, CONTEXT)
@@ -136,9 +134,7 @@ def sample(
     start = torch.full((batch * CODEBOOKS, 1), VOCABULARY)
 
     def our_generate() -> None:
-        played = generate(
-            ours, pattern, specials, frames=frames, seeds=range(batch), rules=Rules(), context=CONTEXT
-        )
+        played = generate(ours, pattern, specials, frames=frames, seeds=range(batch), rules=Rules(), context=CONTEXT)
         assert played[0].codes_TK.shape == (frames, CODEBOOKS)
 
     def their_generate() -> None:

@@ -25,14 +25,19 @@ from typing import Any
 
 import numpy as np
 
-from partimento import keyed
+from partimento import commit, keyed
 from partimento.commit import TMP
 from partimento.progress import Quiet
 
 
 def toy() -> Any:
-    """A codec that takes its time and depends on nothing: 16 kHz, hop 320, two books of 256."""
+    """A codec that takes its time and depends on nothing: 16 kHz, hop 320, two books of 256.
+
+    Opening it also makes the disk of its process slow, or hardly any kill would fall into a write.
+    """
     import torch
+
+    commit._write = _write_slowly
 
     from partimento.tokens.spec import CodecSpec
 
@@ -52,6 +57,14 @@ def toy() -> Any:
             return (codes_BTK[..., 1].float() / 127.5 - 1)[:, None, :, None].expand(-1, 1, -1, 320).flatten(2)
 
     return Toy()
+
+
+def _write_slowly(path: Path, content: bytes) -> None:
+    with path.open("wb") as stream:
+        for start in range(0, len(content), 1 + len(content) // 10):
+            stream.write(content[start : start + 1 + len(content) // 10])
+            stream.flush()
+            time.sleep(0.02)
 
 
 def make_music(folder: Path, count: int) -> None:

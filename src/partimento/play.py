@@ -49,7 +49,8 @@ def sample(
     files and beside each a JSON file with all that made it; returns what those hold. The same request, the same audio.
 
     Raises RUN001 (not a run), CKPT003 (nothing to play yet), CKPT001, CKPT004, TOKEN003 (unknown tag), SAMPLE001,
-    SAMPLE002 (guidance without a condition), SAMPLE004 (the codec here is not the run's), AUDIO... (the prompt).
+    SAMPLE002 (guidance without a condition), SAMPLE004 (the codec here is not the run's), SAMPLE005 (the null condition
+    was never trained), AUDIO... (the prompt).
     """
     progress = progress or Quiet()
     to, opened = Path(to), Run.open(run)

@@ -19,7 +19,7 @@ from partimento.progress import Progress, Quiet
 from partimento.runs.events import read_events
 from partimento.training.engine import train
 
-LOOPS = 40
+LOOPS = 160
 RUN = "band"
 
 
@@ -47,7 +47,7 @@ def demo(out: str | Path = "demo", *, loops: int = LOOPS, progress: Progress | N
 
     progress.stage("band", f"a synthetic band plays {loops} loops, each labelled with its style, tempo and key")
     if not (music / "tags.jsonl").exists():
-        render_band(music, loops, seed=0)
+        render_band(music, loops, seed=0, progress=progress)
     encode([music], pack, progress=progress)
 
     settings = out / f"{RUN}.toml"

@@ -13,7 +13,7 @@ from partimento.audio import files
 from partimento.errors import PartimentoError, explanations
 
 FUZZ = settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

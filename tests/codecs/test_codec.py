@@ -20,9 +20,7 @@ from partimento.tokens.spec import CodecSpec
 from partimento.waveform.autoencoder import Autoencoder, AutoencoderConfig
 
 HOP = 32
-CONFIG = AutoencoderConfig(
-    hop=HOP, width=16, encoder_layers=1, decoder_layers=2, latent=4, codebooks=3, cardinality=16
-)
+CONFIG = AutoencoderConfig(hop=HOP, width=16, encoder_layers=1, decoder_layers=2, latent=4, codebooks=3, cardinality=16)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

@@ -199,7 +199,7 @@ def test_a_hanging_decoder_is_ended(tmp_path):
     work = inputs.plan(inputs.collect([folder]), ToyCodec().spec)
     seen = []
     (tmp_path / "pack").mkdir()
-    workers = pool.Pool("toycodec:open_hang", tmp_path / "pack", 1, read_seconds=1.0)
+    workers = pool.Pool("toycodec:open_hang", tmp_path / "pack", 1, read_seconds=2.0)
     workers.run(work.units, lambda unit, index, seconds: seen.append(index))
     record = json.loads((tmp_path / "pack/journal/000000.json").read_text())
     assert [(r["file"], r["code"]) for r in record["rejects"]] == [("01.wav", "PACK016")]

@@ -35,7 +35,7 @@ def codec() -> Codec:
 @pytest.fixture(scope="module")
 def loops() -> list[NDArray[np.float32]]:
     """Loops of a book that the codec was not trained on."""
-    return [band(900, index, seconds=4.0).wave_CN.mean(0) for index in range(6)]
+    return [band(900, index, seconds=4.0).wave_CN.mean(0) for index in range(4)]
 
 
 def test_card_and_weights_belong_together() -> None:
@@ -83,7 +83,7 @@ def band_noise(samples: int) -> NDArray[np.float32]:
 
 
 def test_chunked_equals_whole(codec: Codec, loops: list[NDArray[np.float32]]) -> None:
-    wave_1N = np.concatenate(loops[:3])[None]
+    wave_1N = np.concatenate(loops[:2])[None]
     whole = encode_whole(codec, wave_1N, chunk_seconds=1000.0)
     chunked = encode_whole(codec, wave_1N, chunk_seconds=1.0)
     assert int((whole != chunked).sum()) == 0
@@ -116,9 +116,7 @@ def test_every_codebook_is_used_on_music_it_never_heard(codec: Codec, loops: lis
 def test_coarse_codes_are_a_coarse_rendering(codec: Codec, loops: list[NDArray[np.float32]]) -> None:
     wave = torch.from_numpy(loops[0])[None]
     codes = codec.encode(wave[:, None])
-    distances = [
-        float(mel7(codec.decode(codes[..., :k])[:, 0, : wave.shape[1]], wave, RATE)) for k in (1, 3, 9)
-    ]
+    distances = [float(mel7(codec.decode(codes[..., :k])[:, 0, : wave.shape[1]], wave, RATE)) for k in (1, 3, 9)]
     assert distances[0] > distances[1] > distances[2]
 
 
@@ -129,7 +127,7 @@ def test_recordings_it_never_saw(codec: Codec) -> None:
     held_out = gather(SoundData(folders=[str(AUDIO / "loops"), str(AUDIO / "tunes")], band_loops=0), RATE).held_out
     assert len(held_out) >= 20
     by_kind = {
-        kind: measure(codec, [r.wave_N[: 6 * RATE] for r in held_out if r.kind == kind]) for kind in ("loops", "tunes")
+        kind: measure(codec, [r.wave_N[: 2 * RATE] for r in held_out if r.kind == kind]) for kind in ("loops", "tunes")
     }
     assert all(measured.mel7 <= 2.2 for measured in by_kind.values())
     assert all(min(measured.entropy_K) > 0.4 * 10 for measured in by_kind.values())

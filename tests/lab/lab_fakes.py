@@ -36,11 +36,18 @@ def music(seed: int, seconds: float = 1.5) -> np.ndarray:
     return wave.astype(np.float32)
 
 
-def make_run(root: Path, *, steps: int = 600, hypothesis: str | None = "Delays help.", **config: Any) -> Run:
-    tree = {"family": "rvq", "data": {"pack": "band.pack"}, "train": {"steps": steps}, **config}
-    identity = {"fingerprint": "ab" * 32, "codec": "resident-44k"}
+def make_run(
+    root: Path,
+    *,
+    steps: int = 600,
+    hypothesis: str | None = "Delays help.",
+    fingerprint: str = "ab" * 32,
+    **config: Any,
+) -> Run:
+    tree = {"family": "rvq", "data": {"pack": "band.pack"}, "train": {"steps": 600}, **config}
+    identity = {"fingerprint": fingerprint, "codec": "resident-44k"}
     environment = {"device": "cpu", "name": "cpu", "threads": 2}
-    extra = {"identity": identity, "environment": environment}
+    extra = {"identity": identity, "environment": environment, "parameters": 9_512_448}
     return Run.create(root, parse(tree), run_id="20260315_rvq_004_delay", hypothesis=hypothesis, extra=extra)
 
 

@@ -39,8 +39,10 @@ def config(pack, **model):
 
 
 @pytest.fixture(autouse=True)
-def fast(monkeypatch):
+def fast(request, monkeypatch):
     """Tiny models learn at a higher rate."""
+    if "slow" in request.keywords:
+        return
     monkeypatch.setattr(module, "LEARNING", module.LEARNING.model_copy(update={"lr": 1e-2}))
 
 
@@ -157,3 +159,17 @@ def test_a_full_disk_fails(pack, tmp_path, monkeypatch):
 
 def test_every_code_is_explained():
     assert {f"LAB00{number}" for number in range(1, 8)} <= explanations().keys()
+
+
+@pytest.mark.slow
+def test_five_seconds_of_noise_come_back_from_the_default_model(tmp_path):
+    """The size that users run: 431 frames x 9 books of 1024, nothing to guess by, in under five minutes."""
+    spec = CodecSpec("fake", "0" * 64, 44100, Fraction(44100, 512), (1024,) * 9)
+    rng = np.random.default_rng(0)
+    writer = PackWriter(tmp_path / "pack", spec)
+    for _ in range(2):
+        writer.add(rng.integers(0, 1024, (600, 9)), tags=["noise"])
+    writer.finish()
+    result = overfit(tmp_path / "pack")
+    assert (result.frames, result.codebooks, result.equal) == (431, 9, 1.0)
+    assert result.seconds < 300

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from fractions import Fraction
 from html.parser import HTMLParser
 
 import numpy as np
@@ -17,6 +18,8 @@ from partimento.errors import PartimentoError
 from partimento.lab import report as report_module
 from partimento.lab.report import report
 from partimento.runs.events import EventLog
+from partimento.tokens.spec import CodecSpec
+from partimento.tokens.writer import PackWriter
 
 VOID = {"meta", "img", "br", "link", "hr"}
 ATTACK = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
@@ -191,7 +194,7 @@ def test_an_empty_run_says_what_is_missing(tmp_path):
         "There are no checkpoints",
         "notes.md is missing",
         "none yet",
-        "The pack was not at band.pack",
+        "Hours, clips and tags are not shown",
     ):
         assert words in text, words
     assert "0.0 bit" not in text and "None" not in text and "nan" not in text.lower().split()
@@ -248,18 +251,24 @@ def test_skipped_steps_are_counted_once(finished):
     assert "skipped steps 1 " in Page(path.read_text(encoding="utf-8")).text  # the log carries a running count
 
 
-def test_facts_of_a_pack_are_taken_only_if_it_is_the_same(tmp_path, monkeypatch):
+def test_facts_of_a_pack_are_shown_only_if_it_is_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = make_run(tmp_path / "runs")
-    pack = tmp_path / "band.pack"
-    pack.mkdir()
-    content = {"fingerprint": "cd" * 32, "totals": {"clips": 4711}, "splits": {"train": {"seconds": 12.5}}}
-    (pack / "pack.json").write_text(json.dumps(content))
-    text = page(made).text
-    assert "is not the one that this run learned from" in text and "4711" not in text
-    (pack / "pack.json").write_text(json.dumps({**content, "fingerprint": "ab" * 32}))
-    text = page(made).text
-    assert "totals.clips 4711" in text and "splits.train.seconds 12.5" in text
+    spec = CodecSpec("resident-44k", "0" * 64, 44100, Fraction(44100, 512), (1024,) * 9)
+    writer = PackWriter(tmp_path / "band.pack", spec)
+    for number in range(4):
+        writer.add(np.full((861, 9), number), tags=[ATTACK, "piano"][: 1 + number % 2])
+    pack = writer.finish()
+    other = page(make_run(tmp_path / "other"))
+    assert "is not the one of this run" in other.text and "piano" not in other.text
+    found = page(make_run(tmp_path / "runs", fingerprint=pack.fingerprint))
+    for words in (
+        "0 min 40 s, 4 clips of 4 sources",
+        "piano (2)",
+        "9 books of 1024, 86.13 frames a second",
+        "44,100 Hz",
+    ):
+        assert words in found.text, words
+    assert found.tags.count("script") == 1
 
 
 def test_another_family_shows_what_it_logged(tmp_path):

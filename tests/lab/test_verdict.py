@@ -45,6 +45,9 @@ def test_last_counts_and_best_is_named():
     verdict = judge([baseline(), valid(100, 760.0), valid(200, 700.0), valid(300, 790.0)])
     assert (verdict.step, verdict.bits_per_second) == (300, 790.0)
     assert (verdict.best_step, verdict.best_bits_per_second) == (200, 700.0)
+    assert "step 200: 700.0" in verdict.remark and "by heart" in verdict.remark
+    assert judge([baseline(), valid(100, 760.0), valid(200, 700.0)]).remark is None
+    assert "under the bigram" in judge([baseline(), valid(100, 790.0), valid(200, 810.0)]).remark
 
 
 def test_a_step_logged_again_after_a_resume_wins():

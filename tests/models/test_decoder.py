@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+
 from partimento.errors import PartimentoError
 from partimento.models.decoder import CodeDecoder, DecoderConfig
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from partimento.models.attention import SelfAttention
 from partimento.models.decoder import CodeDecoder, DecoderConfig
 from partimento.models.layers import Rotary
@@ -80,9 +81,7 @@ def test_the_dia_decoder_by_configuration(seed: int) -> None:
 
     grid, memory = torch.randint(0, 19, (2, 10, 3)), torch.randn(2, 6, cross)
     mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
-    hidden = theirs(
-        input_ids=grid, encoder_hidden_states=memory, encoder_attention_mask=mask.long()
-    ).last_hidden_state
+    hidden = theirs(input_ids=grid, encoder_hidden_states=memory, encoder_attention_mask=mask.long()).last_hidden_state
     expected = (hidden @ ours.head.weight.T).view(2, 10, 3, 17)
     got = ours(grid, memory_BMD=memory, memory_mask_BM=mask)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
@@ -101,7 +100,9 @@ def test_self_attention_with_qk_norm_against_the_formula(kv_heads: int, scale: f
     x = torch.randn(1, steps, width, dtype=torch.float64)
     got = attention(x, rotary, 3, None, 0)
 
-    qkv = (x[0] @ attention.qkv.weight.T + attention.qkv.bias).split([heads * head, kv_heads * head, kv_heads * head], -1)
+    qkv = (x[0] @ attention.qkv.weight.T + attention.qkv.bias).split(
+        [heads * head, kv_heads * head, kv_heads * head], -1
+    )
     mixed = torch.zeros(steps, heads * head, dtype=torch.float64)
     for h in range(heads):
         g = h * kv_heads // heads
@@ -125,5 +126,7 @@ def turned(x: torch.Tensor, start: int, theta: float) -> torch.Tensor:
     half = x.shape[-1] // 2
     position = torch.arange(start, start + len(x), dtype=torch.float64)[:, None]
     frequency = theta ** (-2 * torch.arange(half, dtype=torch.float64) / x.shape[-1])
-    number = torch.complex(x[:, :half], x[:, half:]) * torch.polar(torch.ones(1, dtype=torch.float64), position * frequency)
+    number = torch.complex(x[:, :half], x[:, half:]) * torch.polar(
+        torch.ones(1, dtype=torch.float64), position * frequency
+    )
     return torch.cat([number.real, number.imag], -1)

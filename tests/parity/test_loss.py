@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional
+
 from partimento.models import loss as module
 from partimento.models.loss import code_entropy, code_loss
-from torch.nn import functional
 
 V = 7
 
@@ -50,7 +51,9 @@ def test_sums_and_gradient(eos: bool, rows: int, weighted: bool, monkeypatch) ->
 
 def test_gradcheck() -> None:
     logits, targets = case(5)
-    assert torch.autograd.gradcheck(lambda x: code_loss(x, targets[:, :3], V).total, logits[:, :3].detach().requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda x: code_loss(x, targets[:, :3], V).total, logits[:, :3].detach().requires_grad_()
+    )
 
 
 def test_float32_is_close_and_extreme_logits_stay_finite() -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
 from partimento.errors import PartimentoError
 from partimento.models.decoder import CodeDecoder
 from partimento.models.weights import export_musicgen, import_musicgen, musicgen_config
-from safetensors.torch import load_file
-from torch import Tensor
 
 transformers = pytest.importorskip("transformers")
 
@@ -70,9 +71,7 @@ def test_logits_equal(shape) -> None:
     else:
         memory = torch.randn(3, text, width)
         mask = torch.arange(text) < torch.tensor([[text], [max(1, text - 2)], [1]])
-        expected = their_logits(
-            theirs, grid, encoder_hidden_states=memory, encoder_attention_mask=mask.long()
-        )
+        expected = their_logits(theirs, grid, encoder_hidden_states=memory, encoder_attention_mask=mask.long())
         got = ours(grid, memory_BMD=memory, memory_mask_BM=mask)
         assert (got - ours(grid, memory_BMD=memory)).abs().max() > 1e-3 or text == 1, "the mask has no effect"
     assert got.shape == (3, 11, codebooks, vocab)

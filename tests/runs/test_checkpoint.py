@@ -34,7 +34,13 @@ def flip(file: Path, at: int = -1) -> None:
 def test_it_comes_back_as_it_went_in(tmp_path: Path) -> None:
     base = torch.arange(24.0).reshape(4, 6)
     parts = {
-        "model": {"t": base.T, "part": base[1], "tied": base, "flag": torch.tensor(True), "none": torch.empty(0, 3)}
+        "model": {
+            "t": base.T,
+            "part": base[1],
+            "tied": base,
+            "flag": torch.tensor(True),
+            "slice": torch.arange(9000.0)[5:7],
+        }
     }
     path = checkpoint.save(tmp_path, 12000, parts, {"seed": 3})
     assert path.name == "step-000012000"

@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
+
 from partimento.errors import PartimentoError
 from partimento.models.decoder import CodeDecoder, DecoderConfig
 from partimento.sampling.generate import generate, window_start
 from partimento.sampling.rules import Noise, Rules, draw
 from partimento.tokens.patterns import NO_FRAME, Pattern, apply
 from partimento.tokens.spec import Specials
-from torch import Tensor
 
 K, V, FRAMES = 3, 13, 14
 SPECIALS = Specials.after(V)
@@ -330,9 +331,7 @@ def test_the_musicgen_preset_has_no_end() -> None:
     specials = Specials.musicgen(V)
     decoder = tiny(specials)
     for name in ("delay", "flat"):
-        (played,) = generate(
-            decoder, PATTERNS[name], specials, frames=FRAMES, seeds=[3], rules=Rules(), context=200
-        )
+        (played,) = generate(decoder, PATTERNS[name], specials, frames=FRAMES, seeds=[3], rules=Rules(), context=200)
         assert played.codes_TK.shape == (FRAMES, K) and not played.ended and played.codes_TK.max() < V
 
 

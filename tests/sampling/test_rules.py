@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from partimento.errors import PartimentoError
 from partimento.sampling.guidance import check_guidance, guide
 from partimento.sampling.rules import Noise, Rules, draw, probabilities
@@ -77,7 +78,7 @@ def test_noise_belongs_to_the_item() -> None:
     for step in (0, 1, 63, 64, 200, 5):
         assert torch.equal(together.at(step)[1], alone.at(step)[0])
     values = torch.stack([together.at(step) for step in range(300)])
-    assert 0 <= values.min() and values.max() < 1
+    assert values.min() >= 0 and values.max() < 1
     assert values.flatten().unique().numel() > 0.99 * values.numel()
     assert float(values.mean()) == pytest.approx(0.5, abs=0.03)
 

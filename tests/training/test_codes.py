@@ -20,6 +20,7 @@ from partimento.config import RvqConfig, parse
 from partimento.errors import PartimentoError
 from partimento.runs import checkpoint
 from partimento.runs.events import curve, read_events
+from partimento.sampling import probe
 from partimento.sampling.rules import Rules
 from partimento.tokens.spec import CodecSpec
 from partimento.tokens.writer import PackWriter
@@ -119,7 +120,7 @@ def test_the_figures_are_plain_cross_entropies(pack: Path) -> None:
     task_.module.eval()
     with torch.no_grad():
         figures = task_.evaluate()
-        sums, counts, eos = [0.0] * 3, [0] * 3, []
+        sums, entropies, counts, eos = [0.0] * 3, [0.0] * 3, [0] * 3, []
         for batch in task_.valid:
             condition_BD = task_.module.condition(batch.tags_BG, batch.keep_B)
             logits = task_.module(batch.grid_BSK[:, :-1], condition_BD=condition_BD).double()
@@ -131,11 +132,15 @@ def test_the_figures_are_plain_cross_entropies(pack: Path) -> None:
                             ce = float(functional.cross_entropy(logits[item, step, book], torch.tensor(target)))
                             if target < 16:
                                 sums[book] += ce
+                                p = functional.softmax(logits[item, step, book, :16], dim=-1)
+                                entropies[book] -= float((p * p.log()).sum())
                                 counts[book] += 1
                             else:
                                 eos.append(ce)
     assert figures["ce_K"] == pytest.approx([s / n for s, n in zip(sums, counts, strict=True)], rel=1e-5)
+    assert figures["entropy_K"] == pytest.approx([e / n for e, n in zip(entropies, counts, strict=True)], rel=1e-5)
     assert figures["codes"] == sum(counts)
+    assert eos, "some windows should hold an end"
     assert figures["eos_ce"] == (pytest.approx(float(np.mean(eos)), rel=1e-5) if eos else None)
 
 
@@ -264,6 +269,15 @@ def test_demos_hold_what_the_report_shows(pack: Path, tmp_path: Path) -> None:
     codes_TK = probe_task.pack.read(probe_task._demos.clip, 0, 100)
     begin = files.read(folder / continuation["file"]).wave_CN[:, :16000]
     np.testing.assert_allclose(begin, decode_whole(ToyCodec(), codes_TK), atol=1e-4)
+
+
+def test_metrics_of_a_continuation_are_of_what_was_played(pack: Path, tmp_path: Path) -> None:
+    demos = task(pack)._demos
+    rng = np.random.default_rng(0)
+    codes_TK = np.concatenate([np.zeros((40, 3), dtype=np.int64), rng.integers(0, 16, (60, 3))])
+    metrics = demos._write(tmp_path / "a.flac", codes_TK, prompt=40)["metrics"]
+    assert metrics["entropy_K"] == probe.entropy(codes_TK[40:], 16).tolist()
+    assert metrics["silence"] == pytest.approx(0.4)  # of the whole sound: the prompt's code 0 is silence
 
 
 def test_the_original_is_shown_where_it_is_the_file_that_was_encoded(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -15,6 +16,7 @@ from toy import ToyTask, toy_config
 
 from partimento.config import Config
 from partimento.errors import PartimentoError
+from partimento.keyed import key
 from partimento.runs import checkpoint
 from partimento.runs.events import curve, read_events
 from partimento.runs.run import Run
@@ -95,8 +97,8 @@ def test_resume_is_bit_for_bit(tmp_path: Path) -> None:
     events = read_events(cut.events_path)
     # No step was lost: the first signal came while step 6 was drawn, so 7 steps were saved.
     assert [event["step"] for event in events if event["kind"] == "resume"] == [7, 10]
-    for kind, key in (("train", "loss"), ("train", "grad_norm"), ("train", "share"), ("valid", "loss")):
-        assert curve(events, kind, key) == curve(read_events(whole.events_path), kind, key), (kind, key)
+    for kind, name in (("train", "loss"), ("train", "grad_norm"), ("train", "share"), ("valid", "loss")):
+        assert curve(events, kind, name) == curve(read_events(whole.events_path), kind, name), (kind, name)
     assert [event["kind"] for event in events].count("baseline") == 1
     ends = [event["reason"] for event in events if event["kind"] == "end"]
     assert ends == ["interrupted", "interrupted", "finished"]
@@ -129,6 +131,17 @@ def test_accumulation_is_exact(tmp_path: Path) -> None:
         assert one == pytest.approx(other, rel=1e-5)
 
 
+def test_a_logged_loss_is_the_mean_over_the_tokens_since_the_last_line(tmp_path: Path) -> None:
+    single = toy(toy_config(train__log_every=1), tmp_path, "single")
+    grouped = toy(toy_config(train__log_every=4), tmp_path, "grouped")
+    losses = dict(curve(read_events(single.events_path), "train", "loss"))
+    task = ToyTask(toy_config(), torch.device("cpu"))
+    tokens = {step: task.count(task.batch(step - 1, 0)) for step in losses}
+    for step, loss in curve(read_events(grouped.events_path), "train", "loss"):
+        steps = range(step - 3, step + 1)
+        assert loss == pytest.approx(sum(losses[s] * tokens[s] for s in steps) / sum(tokens[s] for s in steps))
+
+
 def test_looking_does_not_disturb(tmp_path: Path) -> None:
     """Validation (which draws random numbers here), demos and saving leave the training's trace as it is."""
     quiet = toy(toy_config(train__valid_every=1000, train__save_every=1000), tmp_path, "quiet")
@@ -149,10 +162,18 @@ def test_the_callers_generators_are_left_alone(tmp_path: Path) -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_another_seed_is_another_run(tmp_path: Path) -> None:
-    one = toy(toy_config(train__steps=2), tmp_path, "one")
-    two = toy(toy_config(train__steps=2, train__seed=1), tmp_path, "two")
-    assert not same_bits(tensors(one), tensors(two))
+def test_the_initial_weights_belong_to_the_seed(tmp_path: Path) -> None:
+    begun: dict[str, torch.Tensor] = {}
+    for run, seed in (("a", 0), ("b", 1), ("c", 0)):
+        torch.manual_seed(len(begun))  # what was drawn before must not matter
+
+        def make(config: Config, device: torch.device, run: str = run) -> ToyTask:
+            task = ToyTask(config, device)
+            begun[run] = task.module.layer.weight.detach().clone()
+            return task
+
+        toy(toy_config(train__steps=1, train__seed=seed), tmp_path, run, make)
+    assert torch.equal(begun["a"], begun["c"]) and not torch.equal(begun["a"], begun["b"])
 
 
 def spoiled(*steps: int) -> Any:
@@ -202,12 +223,31 @@ def test_a_changed_configuration_is_refused_and_named(tmp_path: Path) -> None:
     toy(toy_config(train__steps=4, train__log_every=1, train__keep=5, data__pack="moved"), tmp_path)
 
 
+def other_data(config: Config, device: torch.device) -> ToyTask:
+    return ToyTask(config, device, fingerprint="other")
+
+
 def test_other_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PartimentoError, match="SYS003"):
         toy(toy_config(), tmp_path, "r", StopAt(5))
     with pytest.raises(PartimentoError, match="TRAIN002") as caught:
-        toy(toy_config(), tmp_path, "r", lambda c, d: ToyTask(c, d, fingerprint="other"))
+        toy(toy_config(), tmp_path, "r", other_data)
     assert "fingerprint" in caught.value.message
+
+
+def test_other_data_is_refused_before_the_first_checkpoint_too(tmp_path: Path) -> None:
+    run = toy(toy_config(), tmp_path)
+    shutil.rmtree(run.checkpoints_path)
+    with pytest.raises(PartimentoError, match="TRAIN002"):
+        toy(toy_config(), tmp_path, "r", other_data)
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
+    run, stranger = toy(toy_config(), tmp_path), toy(toy_config(), tmp_path, "s", other_data)
+    shutil.rmtree(run.checkpoints_path)
+    shutil.copytree(stranger.checkpoints_path, run.checkpoints_path)
+    with pytest.raises(PartimentoError, match="TRAIN002"):
+        toy(toy_config(), tmp_path)
 
 
 def test_another_model_under_the_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -251,9 +291,10 @@ def test_max_minutes_saves_and_ends_normally(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_stays_finished(tmp_path: Path) -> None:
-    run = toy(toy_config(train__steps=4), tmp_path)
+    config = toy_config(train__steps=4, demo__temperatures=[1.0])
+    run = toy(config, tmp_path)
     before = tensors(run)
-    again = toy(toy_config(train__steps=4), tmp_path)
+    again = toy(config, tmp_path)
     assert same_bits(before, tensors(again)) and len(checkpoint.visible(again.checkpoints_path)) == 1
 
 
@@ -326,3 +367,15 @@ def test_a_demo_that_is_stopped_is_dropped_and_made_later(tmp_path: Path) -> Non
     run = toy(config, tmp_path)
     assert len(list(run.demos_path.iterdir())) == 2
     assert same_bits(tensors(run), tensors(toy(config, tmp_path, "whole")))
+
+
+def test_every_micro_batch_has_a_dropout_stream_of_its_own(tmp_path: Path) -> None:
+    seeds: list[int] = []
+
+    class Listening(ToyTask):
+        def loss(self, batch: Any) -> Any:
+            seeds.append(torch.initial_seed())
+            return super().loss(batch)
+
+    toy(toy_config(train__steps=3, optim__accumulate=2), tmp_path, "r", Listening)
+    assert seeds == [key(0, "dropout", step, micro) for step in range(3) for micro in range(2)]

@@ -39,13 +39,14 @@ def test_each_parameter_is_claimed_once_and_only_matrices_decay() -> None:
     module = ToyModule()
     module.raw_embedding = nn.Parameter(torch.zeros(3, 4))
     module.mixing = nn.Parameter(torch.zeros(3, 4))
+    module.embedder = nn.Linear(2, 2, bias=False)  # a matrix, whatever it is part of
     module.frozen = nn.Parameter(torch.zeros(3, 4), requires_grad=False)
     found = claims(module)
-    assert sorted(found["decayed"]) == ["layer.weight", "mixing"]
+    assert sorted(found["decayed"]) == ["embedder.weight", "layer.weight", "mixing"]
     # The tied head is an embedding; it is claimed once, under its first name.
     assert sorted(found["plain"]) == ["embedding.weight", "layer.bias", "norm.bias", "norm.weight", "raw_embedding"]
     groups = make_optimizer(module, Optim(weight_decay=0.3)).param_groups
-    assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(2, 0.3), (5, 0.0)]
+    assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(3, 0.3), (5, 0.0)]
 
 
 def trained(steps: int = 3) -> tuple[nn.Module, torch.optim.AdamW]:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from partimento import commit
 from partimento.config import Config, parse
 from partimento.keyed import torch_generator
+from partimento.runs.checkpoint import step_name
 from partimento.training.task import Facts, Using
 
 WIDTH, OUTPUTS = 16, 7
@@ -96,10 +97,9 @@ class ToyTask:
     def demos(self, root: Path, step: int, using: Using) -> Path | None:
         if not self.config.demo.temperatures:
             return None
-        path = root / f"step-{step:09d}"
-        if not path.exists():
-            with using("raw"), commit.folder(path) as folder:
-                commit.record(folder / "demos.json", {"rand": float(torch.rand(()))})
+        path = root / step_name(step)
+        with using("raw"), commit.folder(path) as folder:
+            commit.record(folder / "demos.json", {"rand": float(torch.rand(()))})
         return path
 
 

@@ -15,9 +15,7 @@ from partimento.keyed import torch_generator
 from partimento.waveform.autoencoder import Autoencoder, AutoencoderConfig
 from partimento.waveform.losses import codec_loss
 
-TINY = AutoencoderConfig(
-    hop=32, width=16, encoder_layers=1, decoder_layers=2, latent=4, codebooks=3, cardinality=16
-)
+TINY = AutoencoderConfig(hop=32, width=16, encoder_layers=1, decoder_layers=2, latent=4, codebooks=3, cardinality=16)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

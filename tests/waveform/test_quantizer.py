@@ -106,7 +106,9 @@ def test_kmeans_finds_separate_clusters() -> None:
 def test_start_leaves_less_with_every_book() -> None:
     latent = noise(400, 4)
     quantizer = started()
-    left = [float((latent - quantizer.decode(quantizer.encode(latent[None])[0][:, :k])).square().mean()) for k in (1, 2, 3)]
+    left = [
+        float((latent - quantizer.decode(quantizer.encode(latent[None])[0][:, :k])).square().mean()) for k in (1, 2, 3)
+    ]
     assert 1.0 > left[0] > left[1] > left[2] > 0.0
 
 

@@ -98,7 +98,7 @@ STYLES: tuple[Style, ...] = (
                  ("organ", ("x-------x-----x-",))),
         leads=("lead guitar", "saw lead"),
         lead_rhythms=(("x---x-x-x-x---x-", "x-x-x---x-------"), ("x-----x-x-x-x-x-", "x-----x---------")),
-        progressions={"minor": ("i VII VI VII", "i VI III VII"), "major": ("I V IV I", "I IV V I", "I V vi IV")},
+        progressions={"minor": ("i i VI VII", "i VI VII i"), "major": ("I IV V I", "I IV I V")},
         levels=(-1, -4, -4, -5), reverb=0.1, loose=4.0, pentatonic=True,
     ),
     Style(
@@ -131,7 +131,7 @@ STYLES: tuple[Style, ...] = (
         comping=(("pad", ("x---------------",)), ("electric piano", ("x--...x-----....", "..x--...x-------"))),
         leads=("square lead", "bell"),
         lead_rhythms=(("x---x---..x---x-", "x-------x---...."), ("x-x-..x-x-..x---", "x---....x-------")),
-        progressions={"minor": ("i VI III VII", "i VI iv v", "i i VI VII")},
+        progressions={"minor": ("i VI iv i", "i VI iv v", "i i VI VII")},
         levels=(0, -2, -8, -6), reverb=0.15, loose=1.5, ducking=0.35,
     ),
     Style(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from partimento.cli.terminal import json_option, result
+from partimento.cli.terminal import json_option, progress, quiet_option, result
 
 
 @click.command()
@@ -14,8 +14,9 @@ from partimento.cli.terminal import json_option, result
 @click.option("--count", default=40, show_default=True, help="Number of loops.")
 @click.option("--seed", default=0, show_default=True, help="Key of everything that is drawn.")
 @click.option("--stereo", is_flag=True, help="Two channels; mono otherwise.")
+@quiet_option
 @json_option
-def command(folder: Path, count: int, seed: int, stereo: bool, as_json: bool) -> None:
+def command(folder: Path, count: int, seed: int, stereo: bool, quiet: bool, as_json: bool) -> None:
     """Render loops of the built-in band into FOLDER, with tags.jsonl beside them.
 
     The band plays drums, bass, chords and lead in several styles; tempo, key, bars, instruments and style are the tags.
@@ -23,9 +24,11 @@ def command(folder: Path, count: int, seed: int, stereo: bool, as_json: bool) ->
     """
     from partimento.audio.synth import render_band
 
-    rows = render_band(folder, count, seed=seed, stereo=stereo)
+    with progress(quiet) as display:
+        display.stage("band", "drums, bass, chords and lead, in several styles")
+        loops = render_band(folder, count, seed, stereo=stereo, progress=display)
     result(
-        {"folder": str(folder), "loops": len(rows)},
+        {"folder": str(folder), "loops": len(loops)},
         as_json,
-        f"{len(rows)} loops in {folder}\nnext: partimento encode {folder} --to packs/{folder.name}",
+        f"{len(loops)} loops in {folder}\nnext: partimento encode {folder} --to packs/{folder.name}",
     )

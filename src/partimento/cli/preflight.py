@@ -34,7 +34,7 @@ def command(
     """Check CONFIG before a long training: data, disk, initial loss, gradients; each failure with its remedy.
 
     With --overfit the strongest check: a few seconds of one clip are learned until the greedy playing copies them
-    exactly. What passes it has no broken mask, pattern, cache or null condition.
+    exactly: training and playing then agree on pattern, mask, cache and null condition.
     """
     from partimento.config import RvqConfig, load
     from partimento.lab import preflight

@@ -19,6 +19,7 @@ import numpy as np
 
 from partimento import commit
 from partimento.audio import containers
+from partimento.audio.declared import Fault
 from partimento.codecs import inputs, journal, worker
 from partimento.codecs.codec import Codec, encode_whole
 from partimento.codecs.decode import decode
@@ -256,8 +257,8 @@ def _estimate(to: Path, work: Plan, codec: Codec, jobs: int) -> EncodeReport:
     for file in work.inputs.files:
         try:
             declared = containers.inspect(file.path)
-        except PartimentoError as err:
-            rejects[err.code] += 1
+        except Fault as fault:
+            rejects[fault.code] += 1
             continue
         frames = declared.frames or declared.least
         lengths.append(frames / declared.sample_rate if frames and declared.sample_rate else 0.0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from partimento.audio.files import to_mono
 from partimento.errors import PartimentoError
 
 LAYOUTS = ("mono",)
@@ -30,5 +31,4 @@ def arrange(wave_CN: NDArray[np.float32], layout: str = "mono") -> Arranged:
             why=f"this version has: {', '.join(LAYOUTS)}",
             next="use --layout mono",
         )
-    wave_CN = np.asarray(wave_CN, dtype=np.float32)
-    return Arranged(wave_CN.mean(0, keepdims=True, dtype=np.float32), layout, wave_CN.shape[0])
+    return Arranged(to_mono(wave_CN), layout, wave_CN.shape[0])

@@ -103,7 +103,7 @@ class Pool:
             finished += self._take(one, message, done)
         now = time.monotonic()
         for one in list(self._workers):
-            if now > one.deadline:
+            if now > one.deadline and not one.pipe.poll():  # this process may have been slow to listen
                 self._overdue(one, waiting)
         return finished
 

@@ -117,7 +117,8 @@ def encode_unit(task: Task, codec: Codec, pack: Path, report: Report) -> Record:
             shards.check_range(codes_TK, codec.spec.cardinalities, where=file.clip)
         except PartimentoError as err:
             # The journal's words must not depend on where the recordings lie.
-            reason = err.message.replace(str(file.path), file.clip).replace(str(file.path.parent) + os.sep, "")
+            reason = f"{err.message}: {err.why}" if err.why else err.message
+            reason = reason.replace(str(file.path), file.clip).replace(str(file.path.parent) + os.sep, "")
             rejects.append({"file": file.clip, "code": err.code, "reason": reason})
         else:
             codes.append(codes_TK)

@@ -15,7 +15,7 @@ from partimento.lab.verdict import latest
 from partimento.runs.events import Event, curve
 
 Points = list[tuple[int, Any]]
-KNOWN_VALID = {"kind", "step", "time", "weights", "ce_K", "eos_ce", "bits_per_second", "entropy_K"}
+KNOWN_VALID = {"kind", "step", "time", "weights", "ce_K", "eos_ce", "bits_per_second", "entropy_K", "codes"}
 TEMPERATURE_COLOURS = (charts.PINK, charts.AMBER, charts.GREEN, charts.VERMILION)
 
 

@@ -31,7 +31,7 @@ GROUPS = {
         "The ceiling",
         "The recording, and what the codec alone makes of it: no model of its codes can sound better.",
     ),
-    "played": ("Played from nothing", "Begun with BOS alone: rows by temperature, from the safest to the freest."),
+    "played": ("Played from nothing", "Begun with BOS alone, from the safest temperature to the freest."),
     "continuation": ("Continuations", "The model goes on from the beginning of a recording that it never trained on."),
 }
 
@@ -60,7 +60,7 @@ class Card:
 class Group:
     title: str
     why: str
-    cards: list[Card]
+    rows: list[list[Card]]
     columns: int
 
 
@@ -80,7 +80,7 @@ class Demos:
         for name, (title, why) in GROUPS.items():
             cards = [card for card in self.cards if _group(card.kind) == name]
             if cards:
-                found.append(Group(title, why, cards, _columns(cards)))
+                found.append(Group(title, why, *_rows(cards)))
         return found
 
 
@@ -168,7 +168,7 @@ def _describe(card: Card, reference: float | None) -> None:
         guidance, top_p = _number(entry.get("guidance")), _number(entry.get("top_p"))
         card.facts += [
             ("prompt", str(entry.get("prompt") or "none")),
-            ("tags", ", ".join(map(str, entry.get("tags") or [])) or "none (unconditional)"),
+            ("tags", ", ".join(map(str, entry.get("tags") or [])) or "none"),
             ("guidance", "not recorded" if guidance is None else f"{guidance:g}"),
         ]
         if entry.get("top_k"):
@@ -248,8 +248,12 @@ def _order(card: Card) -> tuple[Any, ...]:
     )
 
 
-def _columns(cards: Sequence[Card]) -> int:
-    """As many columns as one temperature has cards, so that temperatures become rows; at most 4."""
-    temperatures = [card.entry.get("temperature") for card in cards]
-    widest = max(temperatures.count(value) for value in set(temperatures))
-    return widest if 2 <= widest <= 4 else min(3, len(cards))
+def _rows(cards: Sequence[Card]) -> tuple[list[list[Card]], int]:
+    """The cards as a grid of temperatures (rows) by seeds and weights, at most 4 columns; as one row if it has gaps."""
+    rows: dict[str, list[Card]] = {}
+    for card in cards:
+        rows.setdefault(str(card.entry.get("temperature")), []).append(card)
+    lengths = {len(row) for row in rows.values()}
+    if lengths in ({2}, {3}, {4}):
+        return list(rows.values()), max(lengths)
+    return [list(cards)], min(4, max(2, len(cards)))

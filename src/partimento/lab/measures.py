@@ -19,7 +19,9 @@ from partimento.audio.loudness import loudness
 CLIP_LEVEL = 0.99  # |x| from here on counts as clipped
 SILENCE_DB = -60.0  # frames this far under the loudest frame are silent
 FRAME_SECONDS = 0.05
-ONSET_RISE = 0.12  # share of the 60 dB range that the bands must rise by, on average, in one hop
+# An onset rises above so many times the mean rise within half a second, and so much (of the 60 dB range) beyond it:
+# white noise and drones then have none, a click in noise has one.
+ONSET_RATIO, ONSET_RISE, ONSET_AROUND = 1.8, 0.02, 0.5
 PULSE_LAGS = (0.25, 1.5)  # seconds: 240 down to 40 beats a minute
 _BLOCK = 4096  # frames transformed at once, so that an hour of audio needs no more memory than a minute
 
@@ -93,9 +95,9 @@ def measure(wave_CN: Wave, sample_rate: int) -> Measures:
 def rhythm(bands_TB: NDArray[np.float32], hop_seconds: float) -> tuple[float | None, float | None]:
     """(onsets a second, pulse clarity 0..1) from log band levels scaled to 0..1; None when shorter than 1 s and 4 s.
 
-    An onset is a local maximum of the mean rise of the bands. Pulse clarity is the highest normalised autocorrelation
-    of that rise at lags of 0.25 to 1.5 s: near 1 for a metronome, near 0 for noise. It says how steady a beat is, not
-    which of its multiples is the tempo.
+    An onset is a local maximum of the mean rise of the bands that stands out of its surroundings. Pulse clarity is the
+    highest normalised autocorrelation of that rise at lags of 0.25 to 1.5 s: near 1 for a metronome, near 0 for noise.
+    It says how steady a beat is, not which of its multiples is the tempo.
     """
     seconds = len(bands_TB) * hop_seconds
     if seconds < 1:
@@ -104,10 +106,19 @@ def rhythm(bands_TB: NDArray[np.float32], hop_seconds: float) -> tuple[float | N
     reach = max(1, round(0.05 / hop_seconds))
     padded = np.pad(rise_T, reach, constant_values=-1)
     around = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1)
-    onsets = np.flatnonzero((rise_T >= around.max(1)) & (rise_T > ONSET_RISE))
+    usual_T = _moving_mean(rise_T, max(1, round(ONSET_AROUND / hop_seconds)))
+    onsets = np.flatnonzero((rise_T >= around.max(1)) & (rise_T > ONSET_RATIO * usual_T + ONSET_RISE))
     # A plateau is one onset.
     count = int((np.diff(onsets, prepend=-reach - 1) > reach).sum())
     return count / seconds, _pulse(rise_T, hop_seconds) if seconds >= 4 else None
+
+
+def _moving_mean(values: NDArray[np.float32], reach: int) -> NDArray[np.float64]:
+    """Mean of the values at most `reach` places away (fewer at the ends)."""
+    sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    place = np.arange(len(values))
+    first, last = np.maximum(place - reach, 0), np.minimum(place + reach + 1, len(values))
+    return (sums[last] - sums[first]) / (last - first)
 
 
 def _pulse(rise_T: NDArray[np.float32], hop_seconds: float) -> float | None:

@@ -26,6 +26,7 @@ class Verdict:
     best_step: int | None = None
     best_bits_per_second: float | None = None
     validations: int = 0
+    remark: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -72,7 +73,21 @@ def judge(events: Sequence[Event]) -> Verdict:
         best_step=best_step,
         best_bits_per_second=best,
         validations=len(scored),
+        remark=_remark(scored, bits, bigram),
     )
+
+
+def _remark(scored: Sequence[tuple[int, float]], bits: float, bigram: float | None) -> str | None:
+    """What the best validation adds to the last one: None if they are the same, or nearly."""
+    best_step, best = min(scored, key=lambda point: point[1])
+    if best_step == scored[-1][0]:
+        return None
+    remark = f"The best of {len(scored)} validations was at step {best_step:,}: {best:,.1f} bits per second"
+    if bigram is not None and best < bigram <= bits:
+        remark += ", under the bigram baseline"
+    if bits / best > 1.005:
+        remark += ". Held-out audio has been getting worse since: the model learns its training data by heart"
+    return remark + "."
 
 
 def _compared(bits: float, unigram: float | None, bigram: float | None) -> str:

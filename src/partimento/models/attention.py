@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from partimento.models.cache import KVCache
 from partimento.models.layers import RMSNorm, Rotary
+from partimento.models.linear import Linear
 
 
 class SelfAttention(nn.Module):
@@ -33,14 +34,12 @@ class SelfAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_width, self.scale = heads, kv_heads, head_width, scale
-        self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * head_width, bias=bias)
-        self.out = nn.Linear(heads * head_width, width, bias=bias)
+        self.qkv = Linear(width, (heads + 2 * kv_heads) * head_width, bias=bias)
+        self.out = Linear(heads * head_width, width, bias=bias)
         self.query_norm = None if qk_norm_eps is None else RMSNorm(head_width, qk_norm_eps)
         self.key_norm = None if qk_norm_eps is None else RMSNorm(head_width, qk_norm_eps)
 
-    def forward(
-        self, x_BSD: Tensor, rotary: Rotary | None, start: int, cache: KVCache | None, layer: int
-    ) -> Tensor:
+    def forward(self, x_BSD: Tensor, rotary: Rotary | None, start: int, cache: KVCache | None, layer: int) -> Tensor:
         batch, steps = x_BSD.shape[:2]
         heads = self.qkv(x_BSD).view(batch, steps, self.heads + 2 * self.kv_heads, self.head_width)
         turned, value = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
@@ -85,9 +84,9 @@ class CrossAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_width, self.scale = heads, kv_heads, head_width, scale
-        self.query = nn.Linear(width, heads * head_width, bias=bias)
-        self.key_value = nn.Linear(memory_width, 2 * kv_heads * head_width, bias=bias)
-        self.out = nn.Linear(heads * head_width, width, bias=bias)
+        self.query = Linear(width, heads * head_width, bias=bias)
+        self.key_value = Linear(memory_width, 2 * kv_heads * head_width, bias=bias)
+        self.out = Linear(heads * head_width, width, bias=bias)
 
     def forward(self, x_BSD: Tensor, memory: tuple[Tensor, Tensor], mask_B11M: Tensor | None) -> Tensor:
         """`memory` is what `project` gave; the mask is True where the memory may be attended, never empty in a row."""

@@ -20,6 +20,7 @@ from partimento.models.attention import CrossAttention, SelfAttention
 from partimento.models.cache import KVCache
 from partimento.models.conditions import TagCondition
 from partimento.models.layers import AddedPositions, FeedForward, Rotary, check_positions, make_norm
+from partimento.models.linear import Linear
 
 _CHOICES = {
     "activation": ("gelu", "swiglu"),
@@ -145,9 +146,7 @@ class Block(nn.Module):
     def forward(
         self, x_BSD: Tensor, rotary: Rotary | None, start: int, cache: KVCache | None, memory: Memory | None
     ) -> Tensor:
-        x_BSD = x_BSD + self._drop(
-            self.attention(self.attention_norm(x_BSD), rotary, start, cache, self.layer)
-        )
+        x_BSD = x_BSD + self._drop(self.attention(self.attention_norm(x_BSD), rotary, start, cache, self.layer))
         if memory is not None and self.cross is not None and self.cross_norm is not None:
             keys_values = memory.keys_values(self.layer, self.cross, cache)
             mixed = self.cross(self.cross_norm(x_BSD), keys_values, memory.mask_B11M)
@@ -204,13 +203,11 @@ class CodeDecoder(nn.Module):
         self.condition = TagCondition(config.tags, config.width) if config.tags else None
         rotary = config.positions == "rotary"
         self.rotary = Rotary(config.max_positions, config.head, config.rope_theta) if rotary else None
-        self.added = (
-            None if rotary else AddedPositions(config.positions, config.max_positions, config.width)
-        )
+        self.added = None if rotary else AddedPositions(config.positions, config.max_positions, config.width)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = make_norm(config.norm, config.width, config.norm_eps)
         # K heads in one matrix: the logits of book k are rows k * outputs .. (k + 1) * outputs - 1.
-        self.head = nn.Linear(config.width, config.codebooks * config.outputs, bias=False)
+        self.head = Linear(config.width, config.codebooks * config.outputs, bias=False)
         self.initialise()
 
     offsets_K: Tensor
@@ -281,9 +278,7 @@ class CodeDecoder(nn.Module):
             device=self.embedding.device,
         )
 
-    def _check(
-        self, grid_BSK: Tensor, start: int, condition_BD: Tensor | None, memory_BMD: Tensor | None
-    ) -> None:
+    def _check(self, grid_BSK: Tensor, start: int, condition_BD: Tensor | None, memory_BMD: Tensor | None) -> None:
         check_positions(start, grid_BSK.shape[1], self.config.max_positions)
         # In one table an id too large would read the next codebook's row, silently. (Elsewhere than on a CPU the look
         # would wait for the device; there the batch is checked before it is sent.)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from partimento.errors import PartimentoError
+from partimento.models.linear import Linear
 
 
 class LayerNorm(nn.Module):
@@ -52,8 +53,8 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, feedforward: int, activation: str, bias: bool) -> None:
         super().__init__()
         self.gated = activation == "swiglu"
-        self.up = nn.Linear(width, feedforward * (2 if self.gated else 1), bias=bias)
-        self.down = nn.Linear(feedforward, width, bias=bias)
+        self.up = Linear(width, feedforward * (2 if self.gated else 1), bias=bias)
+        self.down = Linear(feedforward, width, bias=bias)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         hidden = self.up(x_BSD)

@@ -49,9 +49,7 @@ def code_loss(
     The softmax runs over all V outputs (V = cardinality, or cardinality + 1 with EOS). Only `total` carries a gradient.
     """
     outputs = logits_BSKV.shape[-1]
-    ce_BSK = TokenCrossEntropy.apply(logits_BSKV.reshape(-1, outputs), targets_BSK.reshape(-1)).view(
-        targets_BSK.shape
-    )
+    ce_BSK = TokenCrossEntropy.apply(logits_BSKV.reshape(-1, outputs), targets_BSK.reshape(-1)).view(targets_BSK.shape)
     plain_BSK = ce_BSK.detach()
     code_BSK = (targets_BSK < cardinality).float()
     eos_BSK = ((targets_BSK >= cardinality) & (targets_BSK < outputs)).float()

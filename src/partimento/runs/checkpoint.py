@@ -166,9 +166,8 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     own: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
-        storage = tensor.untyped_storage()
         # safetensors refuses tensors that share memory (tied weights, slices of one buffer): give each its own.
-        if storage.data_ptr() in storages or storage.nbytes() != tensor.nbytes:
+        if tensor.untyped_storage().data_ptr() in storages:
             tensor = tensor.clone()
         storages.add(tensor.untyped_storage().data_ptr())
         own[name] = tensor

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from partimento.errors import PartimentoError
 from partimento.models.decoder import CodeDecoder
+from partimento.models.linear import packed
 from partimento.models.loss import code_entropy
 from partimento.progress import Progress, Quiet
 from partimento.sampling.guidance import check_guidance, guide
@@ -84,11 +85,10 @@ def generate(
     if guidance != 1:
         assert condition_BD is not None and null_BD is not None  # checked above
         condition_BD = torch.cat([condition_BD, null_BD])
-    with torch.inference_mode(), _evaluating(decoder):
+    rows = len(seeds) * (1 if guidance == 1 else 2)
+    with torch.inference_mode(), _evaluating(decoder), packed(decoder, rows):
         noise = Noise(seeds, pattern.codebooks, device)
-        entropy_SBK = _write_all(
-            decoder, sheet, rules, noise, context, condition_BD, guidance, progress or Quiet()
-        )
+        entropy_SBK = _write_all(decoder, sheet, rules, noise, context, condition_BD, guidance, progress or Quiet())
     # Copies made outside of inference mode, so that the codes may also be trained on.
     return [_played(sheet, item, entropy_SBK[:, item].clone()) for item in range(len(seeds))]
 
@@ -195,9 +195,7 @@ def _check_request(
         ),
     ):
         if not fits:
-            raise PartimentoError(
-                "SAMPLE001", "this cannot be played", why=why, next="correct the request: see why"
-            )
+            raise PartimentoError("SAMPLE001", "this cannot be played", why=why, next="correct the request: see why")
     if prompt.numel() and not 0 <= int(prompt.min()) <= int(prompt.max()) < cardinality:
         raise PartimentoError(
             "TOKEN002",

@@ -92,8 +92,7 @@ class Noise:
         if number != self._number:
             shape = (_BLOCK, self.codebooks)
             items = [
-                torch.rand(shape, generator=keyed.torch_generator("sampling", seed, number))
-                for seed in self.seeds
+                torch.rand(shape, generator=keyed.torch_generator("sampling", seed, number)) for seed in self.seeds
             ]
             # Below 1 by two units in the last place: times a sum, rounding must not give the sum itself.
             self._block_NBK = torch.stack(items, dim=1).clamp_(max=1 - 2**-23).to(self.device)

@@ -93,6 +93,17 @@ class Draw:
         """Windows in an epoch."""
         return int(self._slot_ends[-1])
 
+    @property
+    def expected_null_share(self) -> float:
+        """Share of the items that have the null condition, in the long run: dropped, or of a clip without tags.
+
+        (Items that lose all their tags one by one to tag_dropout come on top.)
+        """
+        slots = np.diff(self._slot_ends, prepend=0)
+        untagged = np.asarray([not self.pack.clips.tags[clip] for clip in self.clips])
+        bare = float(slots[untagged].sum() / slots.sum())
+        return bare + (1 - bare) * self.null_share
+
     def item(self, index: int) -> Item:
         """Item number `index` >= 0 of the endless stream; epoch = index // slots."""
         epoch, place = divmod(index, self.slots)

@@ -25,6 +25,7 @@ from partimento import commit
 from partimento.audio import files
 from partimento.codecs.codec import Codec, decode_whole
 from partimento.config import RvqConfig
+from partimento.runs.checkpoint import step_name
 from partimento.sampling import probe
 from partimento.sampling.generate import Played
 from partimento.sampling.rules import Rules
@@ -49,10 +50,8 @@ class Demos:
         self.clip = int(held_out[long_enough[0] if len(long_enough) else lengths.argmax()])
 
     def make(self, root: Path, step: int, using: Using) -> Path:
-        """Write `root/step-N`, unless it is there: the same step plays the same."""
-        path = root / f"step-{step:09d}"
-        if path.exists():
-            return path
+        """Write `root/step-N`."""
+        path = root / step_name(step)
         with commit.folder(path) as folder:
             ceiling, missing = self._ceiling(folder)
             entries = [*ceiling, *self._played(folder, using), self._continuation(folder, using)]
@@ -121,7 +120,11 @@ class Demos:
         file = folder / f"continuation_{weights}_t{temperature:g}_seed{seed}.flac"
         entry = self._entry("continuation", file, played, weights, temperature, seed, tags, prompt=prompt)
         seconds = prompt / float(self.pack.spec.frame_rate)
-        return entry | {"clip": self.pack.clips.clip[self.clip], "prompt": self._prompt_text(seconds)}
+        return entry | {
+            "clip": self.pack.clips.clip[self.clip],
+            "prompt": self._prompt_text(seconds),
+            "prompt_seconds": seconds,
+        }
 
     def _prompt_text(self, seconds: float) -> str:
         return f"{self.pack.clips.clip[self.clip]}, first {seconds:.1f} s"

@@ -21,9 +21,9 @@ def claims(module: nn.Module) -> dict[str, list[str]]:
     """
     name_of = {parameter: name for name, parameter in module.named_parameters() if parameter.requires_grad}
     group_of: dict[str, str] = {}
-    for prefix, owner in module.named_modules():
+    for owner in module.modules():
         is_table = isinstance(owner, nn.Embedding | nn.EmbeddingBag) or "norm" in type(owner).__name__.lower()
-        for own_name, parameter in owner.named_parameters(prefix=prefix, recurse=False):
+        for own_name, parameter in owner.named_parameters(recurse=False):
             if parameter not in name_of:
                 continue
             plain = is_table or parameter.ndim < 2 or "embed" in own_name.lower() or "norm" in own_name.lower()

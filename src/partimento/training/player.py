@@ -28,7 +28,8 @@ from partimento.training.ema import copy_into, named_state
 
 @dataclass(frozen=True)
 class Player:
-    """`tags` are the columns of the condition, `window` the rows that the model was trained to see."""
+    """`tags` are the columns of the condition, `window` the rows that the model was trained to see, `null_share` the
+    share of training items without a condition: at 0 the null condition was never learned and is not played."""
 
     decoder: CodeDecoder
     spec: CodecSpec
@@ -36,6 +37,7 @@ class Player:
     specials: Specials
     tags: tuple[str, ...]
     window: int
+    null_share: float
 
     def description(self) -> dict[str, Any]:
         """JSON from which `from_checkpoint` rebuilds this player around stored weights."""
@@ -46,6 +48,7 @@ class Player:
             "specials": dataclasses.asdict(self.specials),
             "tags": list(self.tags),
             "window": self.window,
+            "null_share": self.null_share,
         }
 
     @classmethod
@@ -73,10 +76,29 @@ class Player:
             specials=Specials(**told["specials"]),
             tags=tuple(told["tags"]),
             window=told["window"],
+            null_share=told["null_share"],
         )
         part = {"ema": "ema", "raw": "model"}[weights]
         copy_into(named_state(player.decoder), checkpoint.load(path, (part,)).parts[part])
         return player
+
+    def require(self, tags: Sequence[str], guidance: float = 1.0) -> tuple[str, ...]:
+        """The tags, once it is sure that they can be played with this guidance. Raises TOKEN003, SAMPLE002, SAMPLE005."""
+        names = tagging.require(tags, self.tags)
+        if guidance != 1 and not names:
+            raise PartimentoError(
+                "SAMPLE002",
+                f"guidance {guidance:g} has nothing to guide to: no tags are given",
+                next="give tags, or leave guidance at 1",
+            )
+        if self.tags and self.null_share == 0 and (guidance != 1 or not names):
+            raise PartimentoError(
+                "SAMPLE005",
+                f"{f'guidance {guidance:g}' if guidance != 1 else 'playing without tags'} needs the null condition",
+                why="every item of its training had a condition (data.null_share = 0), so the null was never learned",
+                next="give tags and leave guidance at 1, or train with data.null_share=0.1",
+            )
+        return names
 
     def play(
         self,
@@ -91,9 +113,10 @@ class Player:
     ) -> list[Played]:
         """One item for each seed: `frames` frames, the prompt counted, under `tags` (none: the null condition).
 
-        Raises TOKEN003 (unknown tag), SAMPLE001 (impossible request), SAMPLE002 (guidance without tags).
+        Raises TOKEN003 (unknown tag), SAMPLE001 (impossible request), SAMPLE002 (guidance without tags), SAMPLE005 (the
+        null condition is needed and was never trained).
         """
-        names = tagging.require(tags, self.tags)
+        names = self.require(tags, guidance)
         condition, device = self.decoder.condition, self.decoder.embedding.device
         condition_BD = null_BD = None
         if condition is not None:

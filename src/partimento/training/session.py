@@ -175,7 +175,9 @@ class Session:
         self.improved = False
 
     def demo(self, stop: Stop) -> None:
-        """Called right after a checkpoint of the same step, so that it may be dropped at any point."""
+        """Play, unless this step has its demos. A checkpoint of the same step comes first, so this may be dropped."""
+        if (self.run.demos_path / checkpoint.step_name(self.step)).exists():
+            return
         self.progress.stage("demos", f"what the model plays after {self.step} steps, to be heard in the report")
         with stop.at_once():
             path = self.task.demos(self.run.demos_path, self.step, self.state.using)

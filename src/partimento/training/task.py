@@ -63,7 +63,7 @@ class Task(Protocol):
         """Figures that need no training, logged once a run as event "baseline"; {} if there are none."""
 
     def demos(self, root: Path, step: int, using: Using) -> Path | None:
-        """Play into `root/step-N` (committed by rename) and return it, or None if the task plays nothing.
+        """Play into `root/step-N` (not there yet; committed by rename) and return it, or None if nothing is played.
 
         `with using("ema")` or `using("raw")` puts those weights into the module, in eval mode without gradients.
         """

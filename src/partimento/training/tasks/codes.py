@@ -15,7 +15,6 @@ from partimento.errors import PartimentoError
 from partimento.models.decoder import CodeDecoder, DecoderConfig
 from partimento.models.loss import code_entropy, code_loss
 from partimento.tokens import stats
-from partimento.tokens import tags as tagging
 from partimento.tokens.draw import Batch, Draw, Item
 from partimento.tokens.pack import Pack
 from partimento.tokens.patterns import Pattern
@@ -28,7 +27,8 @@ from partimento.training.task import Facts, Using
 class CodesTask:
     """See `training.task.Task`. The score is the bits per second of audio of the held-out windows.
 
-    Raises PACK... (pack, window), TOKEN003 (a tag of `demo.tags` that the pack does not have), CODEC... and TRAIN007
+    Raises PACK... (pack, window), TOKEN003 (a tag of `demo.tags` that the pack does not have),
+    SAMPLE005 (demos without tags of a model that never drops its condition), CODEC... and TRAIN007
     (the codec of the demos).
     """
 
@@ -55,9 +55,11 @@ class CodesTask:
         self.valid = [valid.collate(items) for items in _groups(held_out, config.optim.batch)]
 
         vocabulary = self.pack.tag_vocabulary if model.tags else []
-        tagging.require(config.demo.tags, vocabulary)
         self.module = CodeDecoder(decoder_config(config, self.pack, specials, tags=len(vocabulary)))
-        self.player = Player(self.module, spec, pattern, specials, tuple(vocabulary), config.data.window)
+        self.player = Player(
+            self.module, spec, pattern, specials, tuple(vocabulary), config.data.window, self.train.expected_null_share
+        )
+        self.player.require(config.demo.tags if config.demo.temperatures else vocabulary)
         self.item_frames = config.data.window
         self.identity = {"fingerprint": self.pack.fingerprint, "codec": spec.codec, "codec_weights": spec.weights}
         self.description = self.player.description()

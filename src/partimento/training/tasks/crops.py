@@ -59,7 +59,9 @@ def gather(data: SoundData, sample_rate: int) -> Sound:
 
     Raises what reading audio raises (AUDIO...), and CODEC006 if a side is left empty.
     """
-    recordings = [_read(path, Path(folder).name, sample_rate) for folder in data.folders for path in _audio_in(folder)]
+    recordings = [
+        _read(path, Path(folder).name, sample_rate) for folder in data.folders for path in files.discover(Path(folder))
+    ]
     recordings += [_play(index, sample_rate) for index in range(data.band_loops)]
     sound = Sound(
         [r for r in recordings if not is_held_out(r.source)], [r for r in recordings if is_held_out(r.source)]
@@ -73,15 +75,6 @@ def gather(data: SoundData, sample_rate: int) -> Sound:
             next="add recordings to data.folders, or set data.band_loops=60",
         )
     return sound
-
-
-def _audio_in(folder: str) -> list[Path]:
-    found = files.discover(Path(folder))
-    if not found:
-        raise PartimentoError(
-            "CODEC006", f"there is no audio in {folder}", where=str(folder), next="correct data.folders"
-        )
-    return found
 
 
 def _read(path: Path, kind: str, sample_rate: int) -> Recording:

@@ -1,0 +1,5 @@
+"""`python -m partimento` is `partimento`."""
+
+from partimento.cli.main import main
+
+main()
