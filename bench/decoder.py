@@ -4,8 +4,8 @@
     python bench/decoder.py --quick    about a minute: the small model only
 
 training   forward, cross entropy of all K codebooks, backward, fused AdamW; frames (grid rows) per second.
-sampling   one call of `generate` each, delay pattern, multinomial at temperature 1, static or dynamic cache as each has
-           it; rows per second and item. `loop` is their forward with their cache in the barest loop, without `generate`.
+sampling   one call of `generate` each, delay pattern, multinomial at temperature 1, each with its own cache; rows per
+           second and item. `loop` is their forward with their cache in the barest loop, without `generate`.
 
 Ours and theirs take turns (the machine may be shared), and the medians are compared. The last line is one JSON object.
 """
@@ -16,7 +16,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -107,7 +107,7 @@ def train(size: Size, theirs: MusicgenForCausalLM, ours: CodeDecoder, repetition
         steps[name] = stepper(torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True), loss_of)
     first = {name: step() for name, step in steps.items()}  # the warm-up
     assert abs(first["ours"] - first["theirs"]) < 1e-3, f"not the same model: {first}"
-    seconds = take_turns({name: step for name, step in steps.items()}, repetitions)
+    seconds = take_turns(steps, repetitions)
     return {name: size.batch * CONTEXT / value for name, value in seconds.items()}
 
 
@@ -154,7 +154,7 @@ def sample(
     return {name: steps / value for name, value in seconds.items()}
 
 
-def take_turns(ways: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
+def take_turns(ways: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
     """Median seconds of each, the ways alternating; one unmeasured round first."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for repetition in range(repetitions + 1):

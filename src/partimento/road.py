@@ -19,7 +19,7 @@ from partimento.progress import Progress, Quiet
 from partimento.runs.events import read_events
 from partimento.training.engine import train
 
-LOOPS = 160
+LOOPS = 200
 RUN = "band"
 
 

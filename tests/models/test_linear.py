@@ -74,9 +74,8 @@ def test_other_cases_are_torchs_own(products) -> None:
     x, w = torch.randn(512, 256), torch.randn(512, 256)
     assert torch.equal(linear(x[:2, :8], w[:4, :8]), functional.linear(x[:2, :8], w[:4, :8]))
     assert torch.equal(linear(x.double(), w.double()), functional.linear(x.double(), w.double()))
-    assert torch.equal(
-        linear(x, w[:, :128].repeat(1, 4)[:, ::2]), functional.linear(x, w[:, :128].repeat(1, 4)[:, ::2])
-    )
+    strided = torch.randn(512, 512)[:, ::2]
+    assert torch.equal(linear(x, strided), functional.linear(x, strided))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert linear(x, w).dtype == torch.bfloat16
     assert products == []

@@ -100,13 +100,12 @@ def test_self_attention_with_qk_norm_against_the_formula(kv_heads: int, scale: f
     x = torch.randn(1, steps, width, dtype=torch.float64)
     got = attention(x, rotary, 3, None, 0)
 
-    qkv = (x[0] @ attention.qkv.weight.T + attention.qkv.bias).split(
-        [heads * head, kv_heads * head, kv_heads * head], -1
-    )
+    qkv = x[0] @ attention.qkv.weight.T + attention.qkv.bias
+    parts = qkv.split([heads * head, kv_heads * head, kv_heads * head], -1)
     mixed = torch.zeros(steps, heads * head, dtype=torch.float64)
     for h in range(heads):
         g = h * kv_heads // heads
-        query, key, value = (part[:, i * head : (i + 1) * head] for part, i in zip(qkv, (h, g, g), strict=True))
+        query, key, value = (part[:, i * head : (i + 1) * head] for part, i in zip(parts, (h, g, g), strict=True))
         query = turned(normed(query, attention.query_norm.weight), 3, 100.0)
         key = turned(normed(key, attention.key_norm.weight), 3, 100.0)
         for s in range(steps):
@@ -126,7 +125,6 @@ def turned(x: torch.Tensor, start: int, theta: float) -> torch.Tensor:
     half = x.shape[-1] // 2
     position = torch.arange(start, start + len(x), dtype=torch.float64)[:, None]
     frequency = theta ** (-2 * torch.arange(half, dtype=torch.float64) / x.shape[-1])
-    number = torch.complex(x[:, :half], x[:, half:]) * torch.polar(
-        torch.ones(1, dtype=torch.float64), position * frequency
-    )
+    turn = torch.polar(torch.ones(1, dtype=torch.float64), position * frequency)
+    number = torch.complex(x[:, :half], x[:, half:]) * turn
     return torch.cat([number.real, number.imag], -1)

@@ -105,6 +105,35 @@ class CrossAttention(nn.Module):
         return key, value
 
 
+class Memory:
+    """A memory and its mask, ready for attention.
+
+    A row whose mask is empty (nothing to attend to) contributes zero. Backends disagree about softmax over nothing
+    (zero, NaN), so such a row attends to everything and its result is then multiplied by zero, gradient included.
+    """
+
+    def __init__(self, memory_BMD: Tensor, mask_BM: Tensor | None) -> None:
+        self.memory_BMD = memory_BMD
+        self.mask_B11M: Tensor | None = None
+        self.filled_B11: Tensor | None = None
+        if mask_BM is not None:
+            mask_BM = mask_BM.bool()
+            filled_B1 = mask_BM.any(dim=1, keepdim=True)
+            self.mask_B11M = (mask_BM | ~filled_B1)[:, None, None]
+            self.filled_B11 = filled_B1[:, :, None]
+
+    def keys_values(self, layer: int, cross: CrossAttention, cache: KVCache | None) -> tuple[Tensor, Tensor]:
+        if cache is None:
+            return cross.project(self.memory_BMD)
+        known = cache.memory[layer]
+        if known is None:
+            known = cache.memory[layer] = cross.project(self.memory_BMD)
+        return known
+
+    def silence_empty(self, mixed_BSD: Tensor) -> Tensor:
+        return mixed_BSD if self.filled_B11 is None else mixed_BSD * self.filled_B11
+
+
 def causal_mask(steps: int, keys: int, device: torch.device) -> Tensor:
     """[steps, keys] bool: the last `steps` queries over `keys` keys, True where a query may look (lower right)."""
     return torch.ones(steps, keys, dtype=torch.bool, device=device).tril(keys - steps)

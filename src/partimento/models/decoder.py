@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from partimento.errors import PartimentoError
-from partimento.models.attention import CrossAttention, SelfAttention
+from partimento.models.attention import CrossAttention, Memory, SelfAttention
 from partimento.models.cache import KVCache
 from partimento.models.conditions import TagCondition
 from partimento.models.layers import AddedPositions, FeedForward, Rotary, check_positions, make_norm
@@ -155,35 +155,6 @@ class Block(nn.Module):
 
     def _drop(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.dropout) if self.training and self.dropout else x
-
-
-class Memory:
-    """A memory and its mask, ready for attention.
-
-    A row whose mask is empty (nothing to attend to) contributes zero. Backends disagree about softmax over nothing
-    (zero, NaN), so such a row attends to everything and its result is then multiplied by zero, gradient included.
-    """
-
-    def __init__(self, memory_BMD: Tensor, mask_BM: Tensor | None) -> None:
-        self.memory_BMD = memory_BMD
-        self.mask_B11M: Tensor | None = None
-        self.filled_B11: Tensor | None = None
-        if mask_BM is not None:
-            mask_BM = mask_BM.bool()
-            filled_B1 = mask_BM.any(dim=1, keepdim=True)
-            self.mask_B11M = (mask_BM | ~filled_B1)[:, None, None]
-            self.filled_B11 = filled_B1[:, :, None]
-
-    def keys_values(self, layer: int, cross: CrossAttention, cache: KVCache | None) -> tuple[Tensor, Tensor]:
-        if cache is None:
-            return cross.project(self.memory_BMD)
-        known = cache.memory[layer]
-        if known is None:
-            known = cache.memory[layer] = cross.project(self.memory_BMD)
-        return known
-
-    def silence_empty(self, mixed_BSD: Tensor) -> Tensor:
-        return mixed_BSD if self.filled_B11 is None else mixed_BSD * self.filled_B11
 
 
 class CodeDecoder(nn.Module):

@@ -48,7 +48,7 @@ def make_norm(kind: str, width: int, eps: float) -> LayerNorm | RMSNorm:
 
 
 class FeedForward(nn.Module):
-    """GELU (exact, as in MusicGen) or SwiGLU, silu(gate) * up with gate and up in one matrix (gate first, as in Dia)."""
+    """GELU (exact, as in MusicGen), or SwiGLU: silu(gate) * up, both from one matrix (gate first, as in Dia)."""
 
     def __init__(self, width: int, feedforward: int, activation: str, bias: bool) -> None:
         super().__init__()
@@ -78,9 +78,10 @@ def sinusoidal_table(positions: int, width: int) -> Tensor:
 
 
 class Rotary(nn.Module):
-    """Rotary positions (Su et al. 2021) with the halves of a head as pairs: (x_i, x_{i + E/2}) turns by p * theta**(-2i/E).
+    """Rotary positions (Su et al. 2021) with the halves of a head as pairs.
 
-    Dia, Llama and transformers pair in this way. The rotation is computed in float32.
+    At position p the pair (x_i, x_{i + E/2}) turns by the angle p * theta**(-2i/E). Dia, Llama and transformers pair in
+    this way. The rotation is computed in float32.
     """
 
     cosine_PE: Tensor

@@ -1,9 +1,9 @@
 """Linear layers whose float32 matrix products on a CPU run in oneDNN.
 
-torch sends float32 products on x86 to MKL, which on AMD processors runs at a quarter of the speed of oneDNN (measured on
-a Zen 4 core: 69 against 250 GFLOP/s for 1024 x 256 x 1024, and for the 8 rows of a decoding step 15 against 2.5 ms a pass
-over 28 MB of weights). The results are equal to the rounding of float32. Everything else (other types, autocast, other
-devices, small products, compiled code, a torch without the operator) is torch's own `linear`.
+torch sends float32 products on x86 to MKL, which on AMD processors runs at a quarter of the speed of oneDNN (one Zen 4
+core: 69 against 250 GFLOP/s for 1024 x 256 x 1024; 15 against 2.5 ms for the 8 rows of a decoding step times 28 MB of
+weights). The results are equal to the rounding of float32. Everything else (other types, autocast, other devices, small
+products, compiled code, a torch without the operator) is torch's own `linear`.
 """
 
 from __future__ import annotations

@@ -119,12 +119,12 @@ def _places(decoder: CodeDecoder) -> Iterator[tuple[str, Tensor]]:
         yield f"model.decoder.layer_norm.{part}", ours[f"norm.{part}"]
     for layer in range(config.layers):
         their, our = f"model.decoder.layers.{layer}.", f"blocks.{layer}."
-        for name, part in zip("qkv", ours[our + "attention.qkv.weight"].chunk(3), strict=True):
-            yield f"{their}self_attn.{name}_proj.weight", part
+        for name, rows_of in zip("qkv", ours[our + "attention.qkv.weight"].chunk(3), strict=True):
+            yield f"{their}self_attn.{name}_proj.weight", rows_of
         yield f"{their}self_attn.out_proj.weight", ours[our + "attention.out.weight"]
         yield f"{their}encoder_attn.q_proj.weight", ours[our + "cross.query.weight"]
-        for name, part in zip("kv", ours[our + "cross.key_value.weight"].chunk(2), strict=True):
-            yield f"{their}encoder_attn.{name}_proj.weight", part
+        for name, rows_of in zip("kv", ours[our + "cross.key_value.weight"].chunk(2), strict=True):
+            yield f"{their}encoder_attn.{name}_proj.weight", rows_of
         yield f"{their}encoder_attn.out_proj.weight", ours[our + "cross.out.weight"]
         yield f"{their}fc1.weight", ours[our + "feedforward.up.weight"]
         yield f"{their}fc2.weight", ours[our + "feedforward.down.weight"]

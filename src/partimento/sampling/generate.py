@@ -66,8 +66,8 @@ def generate(
     `context` is the number of rows (input steps) of a training window. Noise belongs to (seed, grid step), so an item
     does not depend on the others of its batch, a shorter result is the beginning of a longer one, and continuing a
     beginning with its own seed gives the same music (all up to the rounding of matrix products).
-    Raises SAMPLE001 (frames, context or prompt impossible), SAMPLE002 (guidance without a null), SAMPLE003 (the specials
-    are not the model's), TOKEN002 (a prompt id is not a code).
+    Raises SAMPLE001 (frames, context or prompt impossible), SAMPLE002 (guidance without a null), SAMPLE003 (the
+    specials are not the model's), TOKEN002 (a prompt id is not a code).
     """
     check_guidance(guidance, condition_BD, null_BD)
     cardinality = _check_specials(decoder, specials)
@@ -121,7 +121,8 @@ def _write_all(
         logits_BKV = decoder(rows_BSK, condition_BD=condition_BD, cache=cache, last=True)[:, -1]
         fed = step
         if guided:
-            logits_BKV = guide(*logits_BKV.chunk(2), guidance)
+            conditional_BKV, null_BKV = logits_BKV.chunk(2)
+            logits_BKV = guide(conditional_BKV, null_BKV, guidance)
         entropy_SBK[step] = code_entropy(logits_BKV, cardinality)
         sheet.ban(logits_BKV, step)
         sheet.write(step, draw(logits_BKV, rules, noise.at(step)))

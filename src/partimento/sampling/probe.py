@@ -70,7 +70,7 @@ def coverage(codes_TK: NDArray[np.integer], cardinality: int) -> NDArray[np.floa
 
 
 def unigram_kl(codes_TK: NDArray[np.integer], counts_KV: NDArray) -> NDArray[np.float64]:
-    """[K]: KL(played || data) = sum p ln(p / q), q = (count + 1) / (sum + V) from the data's counts (so it is finite)."""
+    """[K]: KL(played || data) = sum p ln(p / q), finite, since q = (count + 1) / (sum + V) of the data's counts."""
     count_KV = counts(codes_TK, counts_KV.shape[1])
     p_KV = count_KV / np.where(len(codes_TK), len(codes_TK), np.nan)
     q_KV = (counts_KV + 1.0) / (counts_KV.sum(axis=1, keepdims=True) + counts_KV.shape[1])

@@ -25,8 +25,8 @@ _BLOCK = 64
 class Rules:
     """temperature 0 takes the most likely code; top_k 0 and top_p 1 are off.
 
-    top_k keeps the k most likely codes (and all that are as likely as the k-th); top_p keeps the most likely codes up to
-    and with the first one at which their sum reaches p (Holtzman et al. 2020). Raises SAMPLE001 out of range.
+    top_k keeps the k most likely codes (and all that are as likely as the k-th); top_p keeps the most likely codes up
+    to and with the first one at which their sum reaches p (Holtzman et al. 2020). Raises SAMPLE001 out of range.
     """
 
     temperature: float = 1.0

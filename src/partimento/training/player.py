@@ -83,7 +83,7 @@ class Player:
         return player
 
     def require(self, tags: Sequence[str], guidance: float = 1.0) -> tuple[str, ...]:
-        """The tags, once it is sure that they can be played with this guidance. Raises TOKEN003, SAMPLE002, SAMPLE005."""
+        """The tags, once it is sure that they can be played so. Raises TOKEN003, SAMPLE002, SAMPLE005."""
         names = tagging.require(tags, self.tags)
         if guidance != 1 and not names:
             raise PartimentoError(
