@@ -1,6 +1,6 @@
 """Our code decoder against transformers' MusicgenForCausalLM: same weights, same batch, same CPU, one run.
 
-    python bench/decoder.py            about 5 minutes on 2 cores
+    python bench/decoder.py            about 4 minutes on 2 cores
     python bench/decoder.py --quick    about a minute: the small model only
 
 training   forward, cross entropy of all K codebooks, backward, fused AdamW; frames (grid rows) per second.
@@ -58,7 +58,7 @@ def main() -> None:
         theirs, ours = build(size)
         results += [row(size.name, "training frames/s", train(size, theirs, ours, repetitions))]
         for batch in (1, 8):
-            steps = 96 if quick else 256
+            steps = 128 if size.layers < 12 else 64
             rates = sample(batch, steps, theirs, ours, 3)
             for against in ("generate", "loop"):
                 task = f"sampling steps/s B={batch} ({against})"
@@ -155,9 +155,12 @@ def sample(
 
 
 def take_turns(ways: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
-    """Median seconds of each, the ways alternating; one unmeasured round first."""
+    """Median seconds of each, the ways alternating; one unmeasured round first, no new round after a minute."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
+    started = time.perf_counter()
     for repetition in range(repetitions + 1):
+        if repetition > 1 and time.perf_counter() - started > 60:
+            break
         for name, way in ways.items():
             begin = time.perf_counter()
             way()

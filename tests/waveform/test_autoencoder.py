@@ -76,6 +76,16 @@ def test_an_item_does_not_depend_on_its_batch_mates() -> None:
     network.float()
 
 
+def test_float64_is_the_same_network() -> None:
+    wave = noise(2, 700)
+    with torch.no_grad():
+        single = NETWORK.latent(wave)
+        double = NETWORK.double().latent(wave.double())
+    NETWORK.float()
+    assert double.dtype == torch.float64
+    assert torch.allclose(single.double(), double, atol=1e-4)
+
+
 def test_silence_and_loud_noise_stay_finite() -> None:
     with torch.no_grad():
         for wave in (torch.zeros(1, 100), 1e3 * noise(1, 100), torch.full((1, 64), 1.0)):

@@ -44,37 +44,59 @@ class Measured:
         return {name: rounded(value) for name, value in self.__dict__.items()}
 
 
+@dataclass(frozen=True)
+class Passage:
+    """One recording's way through a codec."""
+
+    seconds: float
+    mel7: float
+    mel7_low_pass: float
+    si_sdr: float
+    codes_TK: NDArray[np.int64]
+    encoding: float
+    decoding: float
+
+
 def measure(codec: Codec, waves: Sequence[NDArray[np.float32]]) -> Measured:
     """Encode and decode each mono wave [N] at the codec's rate; at least one is needed."""
+    return summary(codec, [passage(codec, wave_N) for wave_N in waves])
+
+
+def passage(codec: Codec, wave_N: NDArray[np.float32]) -> Passage:
+    """Encode, decode and compare one mono wave [N]."""
     rate = codec.spec.sample_rate
-    distances, low_passed, ratios, codes = [], [], [], []
-    encoding = decoding = 0.0
-    for wave_N in waves:
-        began = time.perf_counter()
-        codes_TK = encode_whole(codec, wave_N[None])
-        middle = time.perf_counter()
-        back_1N = decode_whole(codec, codes_TK, samples=len(wave_N))
-        encoding += middle - began
-        decoding += time.perf_counter() - middle
-        codes.append(codes_TK)
-        original, back = torch.from_numpy(wave_N)[None], torch.from_numpy(back_1N)
-        distances.append(float(mel7(back, original, rate)))
-        low_passed.append(float(mel7(low_pass(original, rate), original, rate)))
-        ratios.append(float(si_sdr(back, original)))
-    pooled_TK = np.concatenate(codes)
-    seconds = sum(len(wave) for wave in waves) / rate
-    entropy_K, used_K = usage(pooled_TK, codec.spec.cardinalities)
+    began = time.perf_counter()
+    codes_TK = encode_whole(codec, wave_N[None])
+    middle = time.perf_counter()
+    back_1N = torch.from_numpy(decode_whole(codec, codes_TK, samples=len(wave_N)))
+    ended = time.perf_counter()
+    original_1N = torch.from_numpy(wave_N)[None]
+    return Passage(
+        seconds=len(wave_N) / rate,
+        mel7=float(mel7(back_1N, original_1N, rate)),
+        mel7_low_pass=float(mel7(low_pass(original_1N, rate), original_1N, rate)),
+        si_sdr=float(si_sdr(back_1N, original_1N)),
+        codes_TK=codes_TK,
+        encoding=middle - began,
+        decoding=ended - middle,
+    )
+
+
+def summary(codec: Codec, passages: Sequence[Passage]) -> Measured:
+    """Means over passages; the codes are pooled."""
+    seconds = sum(p.seconds for p in passages)
+    entropy_K, used_K = usage(np.concatenate([p.codes_TK for p in passages]), codec.spec.cardinalities)
     return Measured(
-        recordings=len(waves),
+        recordings=len(passages),
         seconds=seconds,
-        mel7=float(np.mean(distances)),
-        mel7_worst=max(distances),
-        si_sdr=float(np.nanmedian(ratios)),
-        mel7_low_pass=float(np.mean(low_passed)),
+        mel7=float(np.mean([p.mel7 for p in passages])),
+        mel7_worst=max(p.mel7 for p in passages),
+        si_sdr=float(np.nanmedian([p.si_sdr for p in passages])),
+        mel7_low_pass=float(np.mean([p.mel7_low_pass for p in passages])),
         entropy_K=entropy_K,
         used_K=used_K,
-        encode_speed=seconds / encoding,
-        decode_speed=seconds / decoding,
+        encode_speed=seconds / sum(p.encoding for p in passages),
+        decode_speed=seconds / sum(p.decoding for p in passages),
     )
 
 

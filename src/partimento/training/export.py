@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from partimento.codecs.measure import Measured, measure
+from partimento.codecs.measure import Passage, passage, summary
 from partimento.codecs.resident import RESIDENT, from_weights, pack_weights, write_codec
 from partimento.config import CodecConfig, parse
 from partimento.errors import PartimentoError
@@ -38,37 +38,36 @@ def export_resident(
             next="partimento train configs/experiments/resident_44k.toml",
         )
     part = "ema" if config.optim.ema > 0 else "model"
-    found = checkpoint.load(path, [part])
+    saved = checkpoint.load(path, [part])
     progress.stage("measure", "held-out recordings go through the codec, so that the card can say how it does")
-    sound = gather(config.data, found.state["description"]["sample_rate"])
-    content = pack_weights(found.parts[part])
+    sound = gather(config.data, saved.state["description"]["sample_rate"])
+    if sound.identity() != saved.state["identity"]:
+        progress.note("the recordings changed since the training; the figures are of those that are there now")
+    content = pack_weights(saved.parts[part])
     card = {
         "schema": 1,
         "name": name,
         "description": "Neural audio codec: MDCT frames, ConvNeXt trunks, residual vector quantizer; mono.",
         "licence": "Apache-2.0",
-        **found.state["description"],
+        **saved.state["description"],
         "weights_bytes": len(content),
         "data": {
             "credits": config.data.credits,
             "train": _amounts(sound.train),
             "held_out": _amounts(sound.held_out),
-            "identity": found.state["identity"],
+            "identity": saved.state["identity"],
         },
-        "recipe": _recipe(config, found.step, part),
+        "recipe": _recipe(config, saved.step, part),
     }
     codec = from_weights(content, card)
     card["weights_sha256"] = codec.spec.weights
-    by_kind: dict[str, Measured] = {}
-    for kind in sorted({recording.kind for recording in sound.held_out}):
-        by_kind[kind] = measure(codec, [r.wave_N for r in sound.held_out if r.kind == kind])
-        progress.note(f"{kind}: mel7 {by_kind[kind].mel7:.3f}")
-    together = measure(codec, [r.wave_N for r in sound.held_out])
-    card["figures"] = {
-        "all": together.to_json(),
-        **{kind: figures.to_json() for kind, figures in by_kind.items()},
-        "threads": torch.get_num_threads(),
-    }
+    passages: defaultdict[str, list[Passage]] = defaultdict(list)
+    for number, recording in enumerate(sound.held_out, 1):
+        passages[recording.kind].append(passage(codec, recording.wave_N))
+        progress.update(number, len(sound.held_out), mel7=round(passages[recording.kind][-1].mel7, 3))
+    figures = {kind: summary(codec, found).to_json() for kind, found in sorted(passages.items())}
+    figures["all"] = summary(codec, [one for found in passages.values() for one in found]).to_json()
+    card["figures"] = {**figures, "threads": torch.get_num_threads(), "measured_on": sound.identity()["held_out"]}
     write_codec(Path(folder), content, card)
     return card
 
