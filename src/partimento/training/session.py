@@ -73,7 +73,8 @@ class Session:
                     self.events.append("baseline", self.step, **figures)
         if self.step and (self.step == self.config.train.steps or self.demo_due()):
             self.demo(stop)  # a kill between the checkpoint and its demos left them out
-        self.progress.stage("train", self._plan())
+        if self.step < self.config.train.steps:
+            self.progress.stage("train", self._plan())
 
     def _plan(self) -> str:
         begin = f"on from step {self.step} " if self.step else ""
@@ -183,7 +184,8 @@ class Session:
             path = self.task.demos(self.run.demos_path, self.step, self.state.using)
         if path is not None:
             self.events.append("demo", self.step, path=str(path.relative_to(self.run.path)))
-        self.progress.stage("train", self._plan())
+        if self.step < self.config.train.steps:
+            self.progress.stage("train", self._plan())
 
     def give_up(self, err: PartimentoError) -> None:
         """Write why the run ends, if there is room for it, and let a full disk name the command that goes on."""

@@ -24,9 +24,10 @@ from partimento.training.optim import load_state_by_name, make_optimizer, state_
 from partimento.training.task import Task
 
 # What a resumed run may change: how often it looks and saves, where it computes, what it plays. All else changes
-# the weights or makes scores incomparable. `data.pack` may move: its fingerprint is what counts.
+# the weights or makes scores incomparable. `data.pack` and `data.folders` may move: their contents are what counts.
 FREE = (
     "data.pack",
+    "data.folders",
     "train.log_every",
     "train.valid_every",
     "train.save_every",
