@@ -163,6 +163,11 @@ def test_codec_commands(shell: Shell) -> None:
     assert found["mel7"] < found["mel7_low_pass"]
 
 
+def test_score_counts_what_it_could_not_read(shell: Shell, place: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.wav").write_bytes(b"RIFF")
+    shell.fails("LAB008", "score", tmp_path / "bad.wav", next((place / "music").glob("*.flac")))
+
+
 @pytest.mark.parametrize(
     ("code", "args"),
     [

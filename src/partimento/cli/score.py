@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from partimento.cli.terminal import json_option, progress, quiet_option, result, table
+from partimento.errors import PartimentoError
+
+if TYPE_CHECKING:
+    from partimento.lab.score import Score
 
 
 @click.command()
@@ -27,8 +31,26 @@ def command(paths: tuple[Path, ...], against: Path | None, run: Path | None, qui
         scores = score(paths, against=against, run=run, progress=display)
     if as_json:
         result({"scores": [one.to_json() for one in scores]}, as_json)
-        return
-    parts = [f"{one.name}: {one.verdict.sentence}" for one in scores if one.verdict]
+    else:
+        click.echo(_text(scores))
+    failed = [(one.name, one.error) for one in scores if one.error]
+    if failed:
+        name, error = failed[0]
+        raise PartimentoError(
+            "LAB008",
+            f"{len(failed)} of {len(scores)} could not be scored",
+            where=name,
+            why=error["message"],
+            next=f"partimento explain {error['code']}",
+        )
+
+
+def _text(scores: list[Score]) -> str:
+    parts = [
+        f"{one.name}: {one.verdict.sentence}" + (f"\n{one.verdict.remark}" if one.verdict.remark else "")
+        for one in scores
+        if one.verdict
+    ]
     sounds: list[list[Any]] = [
         [
             one.name,
@@ -57,7 +79,7 @@ def command(paths: tuple[Path, ...], against: Path | None, run: Path | None, qui
         head = ["codes (means over books)", "entropy", "coverage", "unigram KL", "repetition", "frames repeated"]
         parts.append(table(head, codes))
     parts += [f"{one.name}: {one.error['code']} {one.error['message']}" for one in scores if one.error]
-    click.echo("\n\n".join(parts))
+    return "\n\n".join(parts)
 
 
 def _mean(values: list[float | None]) -> float | None:
