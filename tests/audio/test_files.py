@@ -150,15 +150,9 @@ def test_same_rate_is_untouched() -> None:
     np.testing.assert_array_equal(files.resample(wave_CN, RATE, RATE), wave_CN)
 
 
-def test_downmix_is_the_mean_and_nothing_is_upmixed() -> None:
+def test_downmix_is_the_mean() -> None:
     wave_CN = np.array([[1.0, 0.0, -1.0], [0.0, 0.5, -1.0]], np.float32)
     np.testing.assert_array_equal(files.to_mono(wave_CN), [[0.5, 0.25, -1.0]])
-    np.testing.assert_array_equal(files.to_channels(wave_CN, 1), files.to_mono(wave_CN))
-    np.testing.assert_array_equal(files.to_channels(wave_CN, 2), wave_CN)
-    for wave, channels in ((wave_CN[:1], 2), (np.zeros((6, 9), np.float32), 2)):
-        with pytest.raises(PartimentoError) as caught:
-            files.to_channels(wave, channels)
-        assert code(caught) == "AUDIO012"
 
 
 # ---- finding ---------------------------------------------------------------------------------------------------
@@ -299,18 +293,6 @@ os.kill(os.getpid(), 9)
         time.sleep(0.05)
     os.kill(pid, 9)
     pytest.fail("the child lives on")
-
-
-def test_blocks_of_a_long_file(tmp_path: Path, good: dict[str, Path]) -> None:
-    wave_CN = (np.random.default_rng(0).integers(-9000, 9000, (2, 500_001)) / 32768).astype(np.float32)
-    files.write(tmp_path / "long.flac", wave_CN, 48000)
-    parts = []
-    for part_CN, rate in files.blocks(tmp_path / "long.flac"):
-        assert rate == 48000 and part_CN.shape[1] <= 1 << 17
-        assert files.read_isolated(good["wav"]).sample_rate == RATE  # other files may be read meanwhile
-        parts.append(part_CN)
-    assert len(parts) > 3
-    np.testing.assert_array_equal(np.concatenate(parts, 1), wave_CN)
 
 
 def test_other_voices_on_stderr_are_passed_on(good: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:

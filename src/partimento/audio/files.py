@@ -19,8 +19,18 @@ from partimento.audio.declared import too_long
 from partimento.audio.decode import DECODER, MOST_SECONDS, Facts
 from partimento.errors import PartimentoError
 
-__all__ = ["AUDIO_SUFFIXES", "DECODER", "RESAMPLER", "Audio", "blocks", "discover", "read", "read_isolated", "resample"]
-__all__ += ["to_channels", "to_mono", "write"]
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "DECODER",
+    "RESAMPLER",
+    "Audio",
+    "discover",
+    "read",
+    "read_isolated",
+    "resample",
+    "to_mono",
+    "write",
+]
 
 WaveCN = NDArray[np.float32]
 
@@ -62,20 +72,6 @@ def read_isolated(path: Path, *, max_seconds: float = MOST_SECONDS) -> Audio:
         return _whole(Path(path), facts, parts, max_seconds)
 
 
-def blocks(path: Path, *, max_seconds: float = 86400.0) -> Iterator[tuple[WaveCN, int]]:
-    """(wave_CN, sample rate) of one block of a long file after the other, from a child of its own, in constant memory.
-
-    Only when the iterator has ended without an error is the file known to be whole.
-    """
-    decoder = child.Decoder()  # not the shared one: the caller may read other files while this one goes on
-    try:
-        with decoder.stream(Path(path), max_seconds) as (facts, parts):
-            for part in parts:
-                yield np.ascontiguousarray(part.T), facts.sample_rate
-    finally:
-        decoder.close()
-
-
 def _whole(path: Path, facts: Facts, parts: Iterator[decode.Block], max_seconds: float) -> Audio:
     try:
         if facts.frames is None:
@@ -107,20 +103,6 @@ def resample(wave_CN: WaveCN, from_rate: int, to_rate: int) -> WaveCN:
 def to_mono(wave_CN: WaveCN) -> WaveCN:
     """The mean of all channels, [1, N]. Nothing else in the project mixes channels down."""
     return np.asarray(wave_CN, np.float32).mean(0, keepdims=True, dtype=np.float64).astype(np.float32)
-
-
-def to_channels(wave_CN: WaveCN, channels: int) -> WaveCN:
-    """The same channels, or their mono downmix. Raises AUDIO012 where channels would have to be made up."""
-    if len(wave_CN) == channels:
-        return np.asarray(wave_CN, np.float32)
-    if channels == 1:
-        return to_mono(wave_CN)
-    raise PartimentoError(
-        "AUDIO012",
-        f"a recording of {len(wave_CN)} channels cannot become one of {channels}",
-        why="channels are mixed down to mono, never copied or invented",
-        next="choose the mono layout, or give recordings that have the channels",
-    )
 
 
 _WRITTEN = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS", ".opus": "OPUS", ".mp3": "MPEG_LAYER_III"}

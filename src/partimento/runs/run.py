@@ -133,11 +133,6 @@ def resume_command(path: Path) -> str:
     return shlex.join(command if path.parent == Path("runs") else [*command, "--runs", str(path.parent)])
 
 
-def list_runs(root: str | Path) -> list[Path]:
-    """Folders of the runs in `root`, by name."""
-    return sorted(file.parent for file in Path(root).glob("*/run.json") if not file.parent.name.endswith(commit.TMP))
-
-
 def _checked(run_id: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", run_id) or run_id.endswith(commit.TMP):
         raise PartimentoError(
