@@ -152,3 +152,22 @@ def test_untagged_packs_have_the_null_condition_throughout(tmp_path):
     batch = Draw(pack, PATTERN, SPECIALS, window=10).batch(range(4))
     assert batch.tags_BG.shape == (4, 0) and not batch.keep_B.any()
     assert pack.spec == SPEC
+
+
+@pytest.mark.parametrize("name", ["delay", "parallel", "flat", "dia", [3, 0, 1]])
+def test_targets_are_the_codes_that_stand_in_the_target_rows(pack, name):
+    """Against a walk over the rows: every code of a target row is in a span of its book, once, and no other code."""
+    pattern = Pattern.named(name, 3)
+    drawn = Draw(pack, pattern, SPECIALS, split="train", window=20)
+    items = drawn.fixed(7) + [drawn.item(index) for index in range(2)]
+    expected = [Counter(), Counter(), Counter()]
+    for item in items:
+        frames = int(pack.clips.frames[item.clip])
+        for row in range(item.start + 1, item.start + 21):
+            for book in range(3):
+                frame = pattern.frame_at(row, book)
+                if frame is not None and frame < frames:
+                    expected[book][item.clip, frame] += 1
+    for book, spans in enumerate(drawn.targets(items)):
+        found = Counter((clip, frame) for clip, first, last in spans for frame in range(first, last))
+        assert found == expected[book]

@@ -107,3 +107,18 @@ def test_stats_sum_the_pack_up(tmp_path):
     assert stats.stats(alone).baselines is None
     with pytest.raises(PartimentoError, match="PACK008"):
         stats.baselines(alone)
+
+
+def test_targets_are_scored_with_the_code_before_them(tmp_path):
+    pack = write_pack(tmp_path)
+    train = [(int(clip), 0, int(pack.clips.frames[clip])) for clip in pack.split("train")]
+    cut = [(clip, first, last) for clip, n, m in train for first, last in ((n, m // 3), (m // 3, m)) if first < last]
+    whole = stats.baselines(pack, score="train")
+    pieces = stats.baselines(pack, targets_K=[cut] * pack.spec.codebooks)
+    assert pieces == whole  # a cut changes nothing: the first code of a piece still has its predecessor
+    clip = int(pack.clips.frames.argmax())
+    last = int(pack.clips.frames[clip])
+    part = stats.baselines(pack, targets_K=[[(clip, last // 2, last)]] * pack.spec.codebooks)
+    assert part.bigram_ce_K != whole.bigram_ce_K
+    held = stats._counts(pack, [(clip, last // 2, last)], 0, lead=True)
+    assert held.n_V.sum() == held.n_VV.sum() == last - last // 2

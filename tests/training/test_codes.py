@@ -22,6 +22,7 @@ from partimento.runs import checkpoint
 from partimento.runs.events import curve, read_events
 from partimento.sampling import probe
 from partimento.sampling.rules import Rules
+from partimento.tokens import stats
 from partimento.tokens.spec import CodecSpec
 from partimento.tokens.writer import PackWriter
 from partimento.training.ema import judged
@@ -112,6 +113,19 @@ def test_a_model_of_a_cycle_beats_both_baselines(pack: Path, tmp_path: Path) -> 
     assert min(record["entropy_K"]) >= 0 and max(record["entropy_K"]) <= math.log(16)
     assert 0 < curve(events, "train", "null_share")[-1][1] < 1
     assert run.record["identity"]["codec_weights"] == SPEC.weights and run.record["parameters"] > 1000
+
+
+@pytest.mark.parametrize("pattern", ["delay", "flat", "parallel"])
+def test_model_and_baselines_are_scored_on_the_same_codes(pack: Path, pattern: str) -> None:
+    task_ = task(pack, model={"pattern": pattern}, train={"valid_items": 5})
+    seen = [0, 0, 0]
+    for batch in task_.valid:
+        for book in range(3):
+            seen[book] += int((batch.grid_BSK[:, 1:, book] < 16).sum())
+    assert [sum(last - first for _, first, last in spans) for spans in task_._valid_targets] == seen
+    task_.module.eval()
+    assert task_.evaluate()["codes"] == sum(seen)
+    assert task_.baselines() != stats.baselines(task_.pack).to_json()  # five windows are not the whole split
 
 
 def test_the_figures_are_plain_cross_entropies(pack: Path) -> None:

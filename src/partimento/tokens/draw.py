@@ -155,6 +155,22 @@ class Draw:
             for clip, start in (tiles[place] for place in places)
         ]
 
+    def targets(self, items: Sequence[Item]) -> list[list[tuple[int, int, int]]]:
+        """For each book, the spans (clip, first frame, last frame) whose codes are the targets of these windows.
+
+        Rows start + 1 .. start + window are targets, and books are staggered, so each has spans of its own.
+        """
+        stride, spans_K = self.pattern.stride, []
+        for delay in self.pattern.delays:
+            spans = []
+            for item in items:
+                first = max(0, -((delay - item.start) // stride))
+                last = min(int(self.pack.clips.frames[item.clip]), (item.start + self.window - 1 - delay) // stride + 1)
+                if first < last:
+                    spans.append((item.clip, first, last))
+            spans_K.append(spans)
+        return spans_K
+
     def collate(self, items: Sequence[Item]) -> Batch:
         """Read the windows of `items`."""
         vocabulary = self.pack.tag_vocabulary

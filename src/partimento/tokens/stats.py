@@ -43,8 +43,12 @@ class Baselines:
         return asdict(self)
 
 
-def baselines(pack: Pack, *, count: str = "train", score: str = "valid") -> Baselines:
-    """Count on one split, score all codes of another. First frames have no predecessor and are scored by the unigram.
+def baselines(
+    pack: Pack, *, count: str = "train", score: str = "valid", targets_K: Sequence[Sequence[Span]] | None = None
+) -> Baselines:
+    """Count on one split, score all codes of another, or only those of `targets_K` (for each book, spans of frames of
+    clips): the very codes that a model is scored on. First frames of clips have no predecessor and are scored by the
+    unigram.
 
     Nothing gets probability 0. The unigram is interpolated with the uniform distribution by Witten and Bell's weight
     (1991): with N codes of D kinds, p(c) = (n_c + D / V) / (N + D). The bigram with the unigram as a hierarchical
@@ -54,14 +58,17 @@ def baselines(pack: Pack, *, count: str = "train", score: str = "valid") -> Base
 
     Raises PACK008 where a split is empty.
     """
-    counted, scored = pack.split(count), pack.split(score)
+    counted = pack.split(count)
     halves = _halves(pack, counted)
+    if targets_K is None:
+        whole = [(int(clip), 0, int(pack.clips.frames[clip])) for clip in pack.split(score)]
+        targets_K = [whole] * pack.spec.codebooks
     unigram, bigram, entropy = [], [], []
     for book in range(pack.spec.codebooks):
         folds = [_counts(pack, half, book) for half in halves]
         strength = _fit(folds)
         seen = folds[0] + folds[1]
-        held = _counts(pack, [(int(clip), 0, int(pack.clips.frames[clip])) for clip in scored], book)
+        held = _counts(pack, targets_K[book], book, lead=True)
         unigram.append(unigram_ce(seen, held))
         bigram.append(bigram_ce(seen, held, strength))
         entropy.append(_entropy(seen.n_V))
@@ -129,13 +136,19 @@ def _halves(pack: Pack, clips: NDArray[np.int64]) -> tuple[list[Span], list[Span
     )
 
 
-def _counts(pack: Pack, spans: Sequence[Span], book: int) -> Counts:
+def _counts(pack: Pack, spans: Sequence[Span], book: int, *, lead: bool = False) -> Counts:
+    """Codes and pairs of the spans. With `lead` a span's first code is paired with the one before it in its clip."""
     V = pack.spec.cardinalities[book]
     counts = Counts(np.zeros(V, dtype=np.int64), np.zeros((V, V), dtype=np.int64))
     for group in _groups(spans):
-        columns = [pack.read(*span)[:, book].astype(np.int64) for span in group]
+        leads = [int(lead and first > 0) for _, first, _ in group]
+        columns = [
+            pack.read(clip, first - before, last)[:, book].astype(np.int64)
+            for (clip, first, last), before in zip(group, leads, strict=True)
+        ]
         pairs = np.concatenate([column[:-1] * V + column[1:] for column in columns])
-        n_V = np.bincount(np.concatenate(columns), minlength=V)
+        own = [column[before:] for column, before in zip(columns, leads, strict=True)]
+        n_V = np.bincount(np.concatenate(own), minlength=V)
         counts += Counts(n_V, np.bincount(pairs, minlength=V * V).reshape(V, V))
     return counts
 

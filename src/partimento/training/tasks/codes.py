@@ -52,6 +52,7 @@ class CodesTask:
         )
         valid = Draw(self.pack, pattern, specials, split="valid", window=config.data.window)
         held_out = valid.fixed(config.train.valid_items)
+        self._valid_targets = valid.targets(held_out)
         self.valid = [valid.collate(items) for items in _groups(held_out, config.optim.batch)]
 
         vocabulary = self.pack.tag_vocabulary if model.tags else []
@@ -120,7 +121,8 @@ class CodesTask:
         }
 
     def baselines(self) -> dict[str, Any]:
-        return stats.baselines(self.pack).to_json()
+        """Counted on the training split, scored on the very codes that `evaluate` scores."""
+        return stats.baselines(self.pack, targets_K=self._valid_targets).to_json()
 
     def demos(self, root: Path, step: int, using: Using) -> Path | None:
         return self._demos.make(root, step, using) if self._demos is not None else None
