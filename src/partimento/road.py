@@ -43,7 +43,7 @@ def demo(out: str | Path = "demo", *, loops: int = LOOPS, progress: Progress | N
     """
     progress = progress or Quiet()
     out = Path(out)
-    music, pack = out / "music", out / "pack"
+    music, pack = out / "music", out / "packs" / "band"
 
     progress.stage("band", f"a synthetic band plays {loops} loops, each labelled with its style, tempo and key")
     if not (music / "tags.jsonl").exists():
