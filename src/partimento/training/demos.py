@@ -34,8 +34,6 @@ from partimento.training.player import Player
 from partimento.training.task import Using
 
 PROMPT_SECONDS = 2.0
-SILENCE_DBFS = -60.0
-_WINDOW_SECONDS = 0.05
 
 
 class Demos:
@@ -67,7 +65,7 @@ class Demos:
             return [entry], missing
         audio = files.read(original)
         wave_CN = audio.wave_CN[:, : round(len(codes_TK) / float(self.pack.spec.frame_rate) * audio.sample_rate)]
-        metrics = self._sound(wave_CN, audio.sample_rate)
+        metrics: dict[str, Any] = {"peak": _peak(wave_CN)}
         metrics["clipped"] = files.write(folder / "original.flac", wave_CN, audio.sample_rate)
         return [{"kind": "original", "clip": name, "file": "original.flac", "metrics": metrics}, entry], None
 
@@ -158,20 +156,21 @@ class Demos:
         } | entry
 
     def _write(self, file: Path, codes_TK: NDArray[Any], *, prompt: int = 0) -> dict[str, Any]:
-        """Decode to `file`; its name, lengths and metrics (of the codes after the prompt, and of the whole sound)."""
+        """Decode to `file`; its name, its lengths, and metrics of the codes after the prompt.
+
+        The sound itself is measured by who reads it (`lab.measures`), from the file.
+        """
         spec = self.pack.spec
         wave_CN = decode_whole(self.codec, codes_TK)
         new = probe.probe(codes_TK[prompt:], spec.cardinality)
-        metrics = self._sound(wave_CN, spec.sample_rate) | {
+        metrics = {
+            "peak": _peak(wave_CN),
             "entropy_K": _numbers(new.entropy_K),
             "coverage_K": new.coverage_K,
             "repetition": _numbers(new.repetition_K),
         }
         metrics["clipped"] = files.write(file, wave_CN, spec.sample_rate)
         return {"file": file.name, "frames": len(codes_TK), "seconds": spec.seconds(len(codes_TK)), "metrics": metrics}
-
-    def _sound(self, wave_CN: NDArray[np.float32], sample_rate: int) -> dict[str, Any]:
-        return {"peak": float(np.abs(wave_CN).max(initial=0.0)), "silence": silence_share(wave_CN, sample_rate)}
 
     def _frames(self, seconds: float) -> int:
         return max(1, round(seconds * self.pack.spec.frame_rate))
@@ -180,14 +179,8 @@ class Demos:
         return Rules(temperature=temperature, top_k=self.config.demo.top_k, top_p=self.config.demo.top_p)
 
 
-def silence_share(wave_CN: NDArray[np.float32], sample_rate: int) -> float | None:
-    """Share of windows of 50 ms whose RMS lies below -60 dBFS; None for audio shorter than one window."""
-    length = round(_WINDOW_SECONDS * sample_rate)
-    count = wave_CN.shape[-1] // length
-    if not count:
-        return None
-    mean_square = np.square(wave_CN[:, : count * length], dtype=np.float64).reshape(-1, count, length).mean(axis=(0, 2))
-    return float((mean_square < 10 ** (SILENCE_DBFS / 10)).mean())
+def _peak(wave_CN: NDArray[np.float32]) -> float:
+    return float(np.abs(wave_CN).max(initial=0.0))
 
 
 def _numbers(values: Sequence[float]) -> list[float | None]:
