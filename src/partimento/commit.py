@@ -74,7 +74,12 @@ def text(path: Path, content: str) -> None:
 
 def record(path: Path, content: Any) -> None:
     """Put JSON at `path`: keys sorted, one trailing newline, so that equal content is equal bytes."""
-    text(path, json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    data(path, record_bytes(content))
+
+
+def record_bytes(content: Any) -> bytes:
+    """The one form in which `record` writes this content."""
+    return (json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
 
 
 @contextlib.contextmanager

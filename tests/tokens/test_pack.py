@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from packs import SPEC, codes, write_pack
 
+from partimento import commit
 from partimento.errors import PartimentoError, explanations
 from partimento.tokens import pack as packs
 from partimento.tokens.clips import ClipRow
@@ -112,11 +113,11 @@ def test_changed_pack_json(folder, how):
     content = json.loads(path.read_text())
     if how == "checksum":
         content["totals"]["frames"] += 1
-        path.write_text(json.dumps(content))
+        commit.record(path, content)
     elif how == "edited":  # someone recomputes the checksum, but the data stay the same
         content["shards"][0]["sha256"] = "0" * 64
         content["checksum"] = packs.checksum(content)
-        path.write_text(json.dumps(content))
+        commit.record(path, content)
     else:
         path.write_bytes({"torn": path.read_bytes()[:-40], "empty": b"", "list": b"[]"}[how])
     with raises("PACK002"):
@@ -208,7 +209,7 @@ def test_codes_out_of_range_are_refused_on_write_and_on_read(tmp_path):
     content["codec"]["cardinalities"] = [16, 8, 12]
     content["fingerprint"] = packs.fingerprint(content)
     content["checksum"] = packs.checksum(content)
-    path.write_text(json.dumps(content))
+    commit.record(path, content)
     with raises("PACK006"):
         Pack.open(tmp_path / "pack").read(0)
 
@@ -252,3 +253,10 @@ def test_no_damage_ever_reads_as_other_codes(folder, data):
             assert not packs.verify(folder).ok
     finally:
         path.write_bytes(content)
+
+
+def test_a_cut_that_leaves_valid_json_is_seen(tmp_path):
+    pack = write_pack(tmp_path)
+    place = pack.path / "pack.json"
+    place.write_bytes(place.read_bytes()[:-1])
+    assert not packs.verify(pack.path).ok

@@ -195,6 +195,7 @@ def read_commit(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(text)
         intact = content["format"] == FORMAT and content["checksum"] == checksum(content)
+        intact = intact and text == commit.record_bytes(content)  # the checksum cannot see a cut after the last brace
         schema = content["schema"]
     except (ValueError, KeyError, TypeError):
         intact, schema = False, None
