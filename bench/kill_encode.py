@@ -1,16 +1,18 @@
 """Kill -9 at random moments of an encode, until so many kills are done; then hold what is left against an encode that
 nobody disturbed.
 
-    python bench/kill_encode.py [--kills 50] [--files 48] [--codec kill_encode:toy] [--jobs 2] [--seed 0]
+    python bench/kill_encode.py [--kills 50] [--claim-kills 50] [--files 48] [--codec kill_encode:toy] [--jobs 2]
 
-After each kill every file that is visible (not *.tmp*) must be byte-identical to the undisturbed pack's: a torn file
-would differ. Each time an encode gets through, the whole pack must be; then the next one starts from nothing. Prints a
-table, and a JSON line last. Exit status 1 if anything differed.
+First a plain encode is killed, then, of two that share the work with --claim, one or the other, while the other one
+goes on. After each kill every file that is visible (not *.tmp*) must be byte-identical to the undisturbed pack's: a
+torn file would differ. Each time an encode gets through, the whole pack must be; then the next one starts from nothing.
+Prints a table, and a JSON line last. Exit status 1 if anything differed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -19,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -59,7 +63,8 @@ def toy() -> Any:
     return Toy()
 
 
-def _write_slowly(path: Path, content: bytes) -> None:
+def _write_slowly(path: Path, content: bytes | Sequence[bytes | memoryview]) -> None:
+    content = content if isinstance(content, bytes) else b"".join(content)
     with path.open("wb") as stream:
         for start in range(0, len(content), 1 + len(content) // 10):
             stream.write(content[start : start + 1 + len(content) // 10])
@@ -80,14 +85,23 @@ def make_music(folder: Path, count: int) -> None:
 
 
 def contents(pack: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(pack)): path.read_bytes() for path in sorted(pack.rglob("*")) if path.is_file()}
+    found = {}
+    for path in sorted(pack.rglob("*")) if pack.exists() else ():
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):  # of those who are still at work
+            found[str(path.relative_to(pack))] = path.read_bytes()
+    return found
+
+
+def visible(seen: dict[str, bytes]) -> dict[str, bytes]:
+    """Without what readers never look at."""
+    return {n: data for n, data in seen.items() if TMP not in n and ".lock" not in n and not n.startswith("claims/")}
 
 
 class Encoder:
     """An encode in a process group of its own."""
 
-    def __init__(self, music: Path, pack: Path, codec: str, jobs: int) -> None:
-        command = [sys.executable, __file__, "--child", str(music), str(pack), codec, str(jobs)]
+    def __init__(self, music: Path, pack: Path, codec: str, jobs: int, claim: bool = False) -> None:
+        command = [sys.executable, __file__, "--child", str(music), str(pack), codec, str(jobs), "claim" * claim]
         self.process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True)
 
     def reaches(self, phase: str) -> None:
@@ -131,14 +145,84 @@ class Phases(Quiet):
         self.said = True
 
 
-def child(music: str, pack: str, codec: str, jobs: str) -> None:
+def child(music: str, pack: str, codec: str, jobs: str, claim: str) -> None:
     from partimento.codecs.encode import encode
 
     print("begin", flush=True)
-    encode([music], pack, codec=codec, jobs=int(jobs), progress=Phases())
+    encode([music], pack, codec=codec, jobs=int(jobs), claim=bool(claim), progress=Phases())
 
 
-def run(kills: int, files: int, codec: str, jobs: int, seed: int, base: Path) -> dict[str, Any]:
+@dataclass
+class Tally:
+    """What was seen, of one way to encode."""
+
+    whole: dict[str, bytes]
+    killed: int = 0
+    completed: int = 0
+    torn: int = 0
+    left_behind: int = 0
+
+    def look(self, pack: Path, since: str, delay: float) -> None:
+        """After a kill: what is visible must be what it is in the whole pack."""
+        seen = contents(pack)
+        there = visible(seen)
+        bad = sorted(name for name, data in there.items() if self.whole.get(name) != data)
+        tmp = sum(TMP in name for name in seen)
+        self.killed += 1
+        self.torn += len(bad)
+        self.left_behind += tmp
+        shards, records = (sum(name.startswith(kind) for name in there) for kind in ("shards/", "journal/0"))
+        verdict = f"DIFFER: {bad}" if bad else "ok"
+        print(f"{self.killed:4d} {since:>6} {delay:6.2f}s {shards:7d} {records:8d} {tmp:9d}  {verdict}", flush=True)
+
+    def complete(self, pack: Path) -> None:
+        same = contents(pack) == self.whole
+        self.completed += 1
+        self.torn += not same
+        print(f"     complete {self.completed}: {'byte-identical' if same else 'DIFFERENT'}", flush=True)
+        shutil.rmtree(pack)
+
+
+def kill_one(tally: Tally, kills: int, start: Callable[[bool], Encoder], pack: Path, seed: int, span: Any) -> None:
+    """A plain encode, killed and started again."""
+    while tally.killed < kills or (kills and not tally.completed):
+        encoder = start(False)
+        # Every fourth falls anywhere, start-up and looking back included; the others while shards are written.
+        phase = "work" if (tally.killed + tally.completed) % 4 else "begin"
+        delay = keyed.uniform("kill", seed, tally.killed, tally.completed) * span[phase]
+        encoder.reaches(phase)
+        if encoder.kill_after(delay if tally.killed < kills else 600):
+            tally.look(pack, phase, delay)
+        else:
+            tally.complete(pack)
+
+
+def kill_of_two(tally: Tally, kills: int, start: Callable[[bool], Encoder], pack: Path, seed: int, span: Any) -> None:
+    """Two that share the work; one is killed and replaced while the other goes on."""
+    pair: list[Encoder] = []
+    while tally.killed < kills or (kills and not tally.completed):
+        pair += [start(True) for _ in range(2 - len(pair))]
+        number = int(keyed.uniform("victim", seed, tally.killed, tally.completed) * 2)
+        phase = "work" if (tally.killed + tally.completed) % 4 else "begin"
+        if phase == "begin":
+            pair[-1].reaches(phase)
+        else:
+            pair[number].reaches(phase)
+        delay = keyed.uniform("kill of two", seed, tally.killed, tally.completed) * span[phase] / 2
+        if pair[number].kill_after(delay if tally.killed < kills else 600):
+            tally.look(pack, phase, delay)
+        pair.pop(number)
+        if (pack / "pack.json").exists():
+            for one in pair:
+                one.wait()
+            pair.clear()
+            start(True).wait()  # whoever comes last takes away what the killed left
+            tally.complete(pack)
+    for one in pair:
+        one.wait()
+
+
+def run(kills: int, claim_kills: int, files: int, codec: str, jobs: int, seed: int, base: Path) -> dict[str, Any]:
     music, pack = base / "music", base / "pack"
     make_music(music, files)
     encoder = Encoder(music, base / "whole", codec, jobs)
@@ -149,41 +233,22 @@ def run(kills: int, files: int, codec: str, jobs: int, seed: int, base: Path) ->
     encoder.wait()
     span = {"begin": time.monotonic() - start, "work": time.monotonic() - work}
     whole = contents(base / "whole")
-    print(f"undisturbed: {span['begin']:.2f} s, of which {span['work']:.2f} s at work, {len(whole)} files\n")
-    print(f"{'kill':>4} {'since':>6} {'after':>7} {'shards':>7} {'records':>8} {'left .tmp':>9}  visible files")
+    print(f"undisturbed: {span['begin']:.2f} s, of which {span['work']:.2f} s at work, {len(whole)} files")
     began = time.monotonic()
-    killed = completed = torn = left_behind = 0
-    while killed < kills or not completed:
-        encoder = Encoder(music, pack, codec, jobs)
-        # Every fourth falls anywhere, start-up and looking back included; the others while shards are written.
-        phase = "work" if (killed + completed) % 4 else "begin"
-        delay = keyed.uniform("kill", seed, killed, completed) * span[phase]
-        encoder.reaches(phase)
-        hit = encoder.kill_after(delay if killed < kills else 600)
-        seen = contents(pack) if pack.exists() else {}
-        visible = {name: data for name, data in seen.items() if TMP not in name and name != "encode.lock"}
-        bad = sorted(name for name, data in visible.items() if whole.get(name) != data)
-        torn += len(bad)
-        if hit:
-            killed += 1
-            tmp = sum(TMP in name for name in seen)
-            left_behind += tmp
-            shards, records = (sum(name.startswith(kind) for name in visible) for kind in ("shards/", "journal/0"))
-            verdict = f"DIFFER: {bad}" if bad else "ok"
-            print(f"{killed:4d} {phase:>6} {delay:6.2f}s {shards:7d} {records:8d} {tmp:9d}  {verdict}", flush=True)
-        else:
-            completed += 1
-            same = seen == whole
-            torn += not same
-            print(f"     complete {completed}: {'byte-identical' if same else 'DIFFERENT'}")
-            shutil.rmtree(pack)
+    tallies = {"plain": Tally(whole), "claim": Tally(whole)}
+    for name, wanted, kill in (("plain", kills, kill_one), ("claim", claim_kills, kill_of_two)):
+        head = f"{'kill':>4} {'since':>6} {'after':>7} {'shards':>7} {'records':>8} {'left .tmp':>9}  visible files"
+        print(f"\n{name}\n{head}")
+        kill(tallies[name], wanted, lambda claim: Encoder(music, pack, codec, jobs, claim), pack, seed, span)
+    torn = sum(tally.torn for tally in tallies.values())
     return {
         "bench": "kill_encode",
         "codec": codec,
-        "kills": killed,
-        "completed": completed,
+        "kills": sum(tally.killed for tally in tallies.values()),
+        "claim_kills": tallies["claim"].killed,
+        "completed": sum(tally.completed for tally in tallies.values()),
         "differing_files": torn,
-        "tmp_files_left_by_kills": left_behind,
+        "tmp_files_left_by_kills": sum(tally.left_behind for tally in tallies.values()),
         "identical": torn == 0,
         "files": len(whole),
         "undisturbed_seconds": round(span["begin"], 2),
@@ -194,13 +259,14 @@ def run(kills: int, files: int, codec: str, jobs: int, seed: int, base: Path) ->
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--claim-kills", type=int, default=50)
     parser.add_argument("--files", type=int, default=48)
     parser.add_argument("--codec", default="kill_encode:toy")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as base:
-        result = run(given.kills, given.files, given.codec, given.jobs, given.seed, Path(base))
+        result = run(given.kills, given.claim_kills, given.files, given.codec, given.jobs, given.seed, Path(base))
     print(json.dumps(result))
     return 0 if result["identical"] else 1
 

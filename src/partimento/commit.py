@@ -1,24 +1,39 @@
 """Commit by rename: the only way in which partimento puts a file or a folder where a reader may find it.
 
 Write beside, fsync, rename, fsync the folder. A killed process leaves at most a `.tmp` name, which readers never look
-at and the next writer removes. A full disk ends in SYS002 and leaves the previous version in place.
+at and a later writer removes (`sweep`). A full disk ends in SYS002 and leaves the previous version in place. Temporary
+names say machine and process, so that many of both may write into one folder.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import functools
+import glob
 import hashlib
 import json
 import os
+import platform
+import re
+import secrets
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from partimento.errors import PartimentoError
 
 TMP = ".tmp"
+_TAG = re.compile(r"\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}\.tmp")
+_ABANDONED_SECONDS = 24 * 3600
+# What a disk, a file system or the limits of the process may answer; anything else is a fault of the program.
+_DISK = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE),
+    *(errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ENAMETOOLONG),
+}
 
 
 @contextlib.contextmanager
@@ -27,15 +42,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as err:
-        if err.errno not in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EIO,
-            errno.EROFS,
-            errno.EACCES,
-            errno.EPERM,
-            errno.EMFILE,
-        ):
+        if err.errno not in _DISK:
             raise
         raise PartimentoError(
             "SYS002",
@@ -46,25 +53,56 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from err
 
 
+@contextlib.contextmanager
+def machine_errors(path: Path) -> Iterator[None]:
+    """Turn a failed read of `path` into SYS002 where it says nothing of the file: no descriptors or memory are left."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
+        raise PartimentoError(
+            "SYS002",
+            f"cannot open {path}",
+            why=err.strerror,
+            next="close other programs, or allow more open files (ulimit -n 65536), then run the same command again",
+            errno=err.errno,
+        ) from err
+
+
 def file(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write(temporary_path)` make a file, then put it at `path`, whole or not at all."""
+    with scratch(path) as tmp:
+        write(tmp)
+        place(tmp, path)
+
+
+@contextlib.contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, for a file that is gone afterwards unless `place` put it somewhere."""
     path = Path(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # The suffix stays last, since some writers (soundfile, parquet) go by it.
-        tmp = path.with_name(f"{path.stem}.{os.getpid()}{TMP}{path.suffix}")
+        tmp = path.with_name(f"{_short(path.stem)}.{_tag()}{TMP}{path.suffix}")
         try:
-            write(tmp)
-            _fsync(tmp)
-            tmp.replace(path)
+            yield tmp
         except BaseException:
             tmp.unlink(missing_ok=True)
             raise
-        _fsync(path.parent)
+        tmp.unlink(missing_ok=True)
 
 
-def data(path: Path, content: bytes) -> None:
-    """Put bytes at `path`."""
+def place(tmp: Path, path: Path) -> None:
+    """Put the finished file `tmp` at `path` in the same folder: fsync, rename, fsync the folder."""
+    with disk_errors(path):
+        _fsync(tmp)
+        tmp.replace(path)
+        _fsync(Path(path).parent)
+
+
+def data(path: Path, content: bytes | Sequence[bytes | memoryview]) -> None:
+    """Put bytes, or parts one after another, at `path`."""
     file(path, lambda tmp: _write(tmp, content))
 
 
@@ -86,14 +124,14 @@ def record_bytes(content: Any) -> bytes:
 def folder(path: Path) -> Iterator[Path]:
     """Fill the folder that is yielded; on leaving, every file in it is fsynced and it is renamed to `path`.
 
-    `path` must not exist: folders that readers trust are immutable.
+    `path` must not exist: folders that readers trust are immutable. What dead writers of `path` left is removed first.
     """
     path = Path(path)
-    tmp = path.with_name(path.name + TMP)
+    tmp = path.with_name(f"{_short(path.name)}.{_tag()}{TMP}")
     with disk_errors(path):
-        if tmp.exists():
-            shutil.rmtree(tmp)
-        tmp.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent, f"{glob.escape(_short(path.name))}.")
+        tmp.mkdir()
         try:
             yield tmp
             for item in sorted(tmp.rglob("*")):
@@ -106,6 +144,34 @@ def folder(path: Path) -> Iterator[Path]:
         _fsync(path.parent)
 
 
+@contextlib.contextmanager
+def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock file `path`. The lock goes with its process, however that ends; its file when the work is done.
+
+    Raises BlockingIOError where another holds it (unless told to `wait`), OSError where the file system has no locks.
+    """
+    while True:
+        with disk_errors(path):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            # The one before may have removed the file between our opening and locking it; then this lock is of no use.
+            if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
+                break
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+    try:
+        yield
+    finally:
+        try:
+            path.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
+
+
 def append_line(path: Path, line: str) -> None:
     """Add one line to a log. A torn last line (power loss) is closed first, so that it costs itself only."""
     with disk_errors(path), Path(path).open("ab+") as log:
@@ -116,19 +182,63 @@ def append_line(path: Path, line: str) -> None:
 
 
 def sha256(path: Path) -> str:
-    with Path(path).open("rb") as stream:
+    """Of a file. Raises OSError where it cannot be read, but SYS002 where the machine is at fault, and not the file."""
+    with machine_errors(path), Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def sweep(parent: Path) -> None:
-    """Remove what killed writers left behind in `parent`."""
-    for left in Path(parent).glob(f"*{TMP}*"):
-        shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+def sweep(parent: Path, begins: str = "") -> None:
+    """Remove what dead writers left behind in `parent`: names of a process of this machine that is gone, or any that
+    nobody has touched for a day. Others may be at work in the same folder, on this machine and elsewhere."""
+    for left in Path(parent).glob(f"{begins}*{TMP}*"):
+        if _dead(left):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 
-def _write(path: Path, content: bytes) -> None:
+def _dead(left: Path) -> bool:
+    tag = _TAG.search(left.name)
+    if tag is not None and tag["machine"] == _machine():
+        return not _alive(int(tag["process"]))
+    try:
+        touched = max(item.stat().st_mtime for item in [left, *(left.rglob("*") if left.is_dir() else ())])
+    except OSError:
+        return False  # it has just been renamed or removed: somebody is at work on it
+    return time.time() - touched > _ABANDONED_SECONDS
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+@functools.cache
+def _machine() -> str:
+    """Of this machine since it was started, as far as process numbers mean the same: containers that share a folder
+    and a host name still have their own."""
+    known = [platform.node()]
+    with contextlib.suppress(OSError):  # systems without /proc
+        known += [Path("/proc/sys/kernel/random/boot_id").read_text(), str(Path("/proc/self/ns/pid").readlink())]
+    return hashlib.sha256("\0".join(known).encode()).hexdigest()[:8]
+
+
+def _tag() -> str:
+    """A part of a name that no other writer, thread or machine uses."""
+    return f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _short(name: str) -> str:
+    """A name that still fits into a directory entry (255 bytes) with a tag and a suffix behind it."""
+    return name.encode()[:160].decode(errors="ignore")
+
+
+def _write(path: Path, content: bytes | Sequence[bytes | memoryview]) -> None:
     with path.open("wb") as stream:
-        stream.write(content)
+        stream.writelines([content] if isinstance(content, bytes) else content)
 
 
 def _ends_with_newline(log: Any) -> bool:

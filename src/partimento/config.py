@@ -31,13 +31,29 @@ class CodesData(Section):
     """Where windows of codes come from."""
 
     pack: str
-    """Folder of the pack, relative to the working directory."""
+    """Folder of the pack, relative to the working directory, or a URL that fsspec reads."""
+    codec: str | None = None
+    """What decodes the pack's codes for demos, where the name in the pack does not find it: a folder or hub name."""
     window: Positive = 256
     """Grid steps that the model sees at once (frames, for every pattern but `flat`)."""
     null_share: Share = 0.1
     """Share of the items whose tags are dropped, so that guidance has a null condition to work with."""
     tag_dropout: Share = 0.0
     """Share of single tags that are dropped from an item that keeps its condition."""
+    tag_shuffle: bool = False
+    """Give the tags of an item in another order each time; for conditions that have an order."""
+    tag_limit: Positive | None = None
+    """Keep so many tags of an item at most, after dropping and shuffling; all by default."""
+    with_tags: list[str] = []
+    """Train on the clips that have all of these tags (whole tags: "vocals" is not "no vocals")."""
+    without_tags: list[str] = []
+    """Leave out the clips that have any of these tags."""
+    licence: str | None = None
+    """Train on the clips whose licence asks for no more than these obligations: attribution, share-alike,
+    non-commercial, no-derivatives, separated by commas, or none. A licence that is not known is more than that."""
+    corrupt_budget: Annotated[int, Field(ge=0)] = 0
+    """Damaged clips that are borne before the run stops: their items are drawn again from others, and they are counted
+    in the log as corrupt_clips. By default the first one stops it."""
 
 
 class SoundData(Section):

@@ -8,11 +8,17 @@ Which clip, which crop, which tags survive, the dropout stream, the noise of a s
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 _ROUNDS = 6
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_FEW = 8  # below so many values, Python's integers are quicker than numpy's calls
 
 
 def key(*parts: int | str) -> int:
@@ -40,7 +46,34 @@ def numpy_rng(*parts: int | str) -> np.random.Generator:
 
 def torch_generator(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A torch generator for this key."""
+    import torch  # a pack is made and read without it
+
     return torch.Generator(device=device).manual_seed(key(*parts))
+
+
+def bits_many(indices: ArrayLike, *parts: int | str) -> NDArray[np.uint64]:
+    """64 random bits for each index: the stream of splitmix64 from key(parts), its elements taken by number.
+
+    Element i is mix(key + golden * (i + 1)) modulo 2**64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
+    generators", OOPSLA 2014), so that any element costs the same and neighbours are as independent as strangers.
+    """
+    state = np.array(indices, dtype=np.uint64)
+    state += np.uint64(1)
+    state *= _GOLDEN
+    return _mix_many(state, key(*parts))
+
+
+def uniform_many(indices: ArrayLike, *parts: int | str) -> NDArray[np.float64]:
+    """A number in [0, 1) for each index under this key."""
+    return np.asarray((bits_many(indices, *parts) >> np.uint64(11)) * 2.0**-53)
+
+
+def below_many(n: ArrayLike, indices: ArrayLike, *parts: int | str) -> NDArray[np.int64]:
+    """An integer in 0..n-1 for each index under this key; `n` is one number or one an index (bias below n / 2**64)."""
+    limit = np.asarray(n)
+    if limit.size and limit.min() < 1:
+        raise ValueError(f"below_many({limit.min()}) has no value to give")
+    return np.asarray(bits_many(indices, *parts) % limit.astype(np.uint64)).astype(np.int64)
 
 
 def permute(index: int, n: int, *parts: int | str) -> int:
@@ -51,10 +84,34 @@ def permute(index: int, n: int, *parts: int | str) -> int:
     """
     if not 0 <= index < n:
         raise ValueError(f"index {index} is outside 0..{n - 1}")
-    half = max(1, ((n - 1).bit_length() + 1) // 2)
+    return _walk(index, n, _round_keys(parts))
+
+
+def permute_many(indices: ArrayLike, n: int, *parts: int | str) -> NDArray[np.int64]:
+    """`permute` of each index, in the shape of `indices`."""
+    given = np.asarray(indices)
+    if given.size and not 0 <= given.min() <= given.max() < n:
+        raise ValueError(f"an index of {given.min()}..{given.max()} is outside 0..{n - 1}")
+    round_keys, half = _round_keys(parts), _half_bits(n)
+    shift, mask, limit = np.uint64(half), np.uint64((1 << half) - 1), np.uint64(n)
+    values = given.astype(np.uint64).ravel()
+    image = np.empty(values.shape, dtype=np.int64)
+    waiting = np.arange(len(values))
+    while len(waiting) > _FEW:
+        left, right = values >> shift, values & mask
+        for round_key in round_keys:
+            left, right = right, left ^ (_mix_many(right.copy(), round_key) & mask)
+        values = (left << shift) | right
+        inside = values < limit
+        image[waiting[inside]] = values[inside]
+        waiting, values = waiting[~inside], values[~inside]
+    image[waiting] = [_walk(value, n, round_keys) for value in values.tolist()]
+    return image.reshape(given.shape)
+
+
+def _walk(value: int, n: int, round_keys: list[int]) -> int:
+    half = _half_bits(n)
     mask = (1 << half) - 1
-    round_keys = _round_keys(parts)
-    value = index
     while True:
         left, right = value >> half, value & mask
         for round_key in round_keys:
@@ -62,6 +119,10 @@ def permute(index: int, n: int, *parts: int | str) -> int:
         value = (left << half) | right
         if value < n:
             return value
+
+
+def _half_bits(n: int) -> int:
+    return max(1, ((n - 1).bit_length() + 1) // 2)
 
 
 def _round_keys(parts: tuple[int | str, ...], _cache: dict[tuple[int | str, ...], list[int]] = {}) -> list[int]:  # noqa: B006
@@ -79,3 +140,14 @@ def _mix(value: int, round_key: int) -> int:
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
     return value ^ (value >> 31)
+
+
+def _mix_many(values: NDArray[np.uint64], round_key: int) -> NDArray[np.uint64]:
+    """`_mix` of each value, in place (numpy's uint64 wraps around by itself)."""
+    values += np.uint64(round_key)
+    values ^= values >> np.uint64(30)
+    values *= np.uint64(0xBF58476D1CE4E5B9)
+    values ^= values >> np.uint64(27)
+    values *= np.uint64(0x94D049BB133111EB)
+    values ^= values >> np.uint64(31)
+    return values

@@ -15,7 +15,7 @@ import torch
 import partimento
 from partimento import commit
 from partimento.audio import files
-from partimento.codecs.codec import Codec, decode_whole, encode_whole, open_codec
+from partimento.codecs.codec import Codec, decode_whole, encode_whole, open_like
 from partimento.codecs.layout import arrange
 from partimento.errors import PartimentoError
 from partimento.progress import Progress, Quiet
@@ -41,15 +41,17 @@ def sample(
     count: int = 1,
     prompt: str | Path | None = None,
     weights: Literal["ema", "raw"] = "ema",
+    codec: str | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Play `count` samples of `seconds`, seeds from `seed` on, from the run's best checkpoint (else its newest).
 
     `prompt` is an audio file that is played on from; `seconds` then counts what is added. Writes into `to` FLAC
     files and beside each a JSON file with all that made it; returns what those hold. The same request, the same audio.
+    `codec` names the codec where the name that the run's pack gives does not find it (a folder, say).
 
     Raises RUN001 (not a run), CKPT003 (nothing to play yet), CKPT001, CKPT004, TOKEN003 (unknown tag), SAMPLE001,
-    SAMPLE002 (guidance without a condition), SAMPLE004 (the codec here is not the run's), SAMPLE005 (the null condition
+    SAMPLE002 (guidance without a condition), PACK009 (the codec here is not the run's), SAMPLE005 (the null condition
     was never trained), AUDIO... (the prompt).
     """
     progress = progress or Quiet()
@@ -64,8 +66,8 @@ def sample(
         )
     progress.stage("load", f"{path.name} of {opened.id}, {weights} weights")
     player = Player.from_checkpoint(path, weights)
-    codec = _codec_of(player)
-    prompt_TK = None if prompt is None else _prompt(Path(prompt), codec)
+    heard_by = open_like(player.spec, name=codec or opened.record["config"]["data"].get("codec"))
+    prompt_TK = None if prompt is None else _prompt(Path(prompt), heard_by)
     frames = max(1, round(seconds * float(player.spec.frame_rate))) + (0 if prompt_TK is None else len(prompt_TK))
     seeds = [seed + number for number in range(count)]
 
@@ -99,7 +101,7 @@ def sample(
     entries = []
     for number, (item_seed, item) in enumerate(zip(seeds, played, strict=True), 1):
         file = to / _name(prompt, tags, temperature, guidance, item_seed)
-        entry = {"file": file.name, "seed": item_seed, **_write(file, item, codec, prompt_TK)}
+        entry = {"file": file.name, "seed": item_seed, **_write(file, item, heard_by, prompt_TK)}
         commit.record(file.with_suffix(".json"), {**made_by, **entry})
         entries.append({**made_by, **entry})
         progress.update(number, count)
@@ -118,18 +120,6 @@ def _write(file: Path, item: Played, codec: Codec, prompt_TK: torch.Tensor | Non
         "coverage_K": added.coverage_K,
         "entropy_K": [float(value) if np.isfinite(value) else None for value in added.entropy_K],
     }
-
-
-def _codec_of(player: Player) -> Codec:
-    codec = open_codec(player.spec.codec)
-    if codec.spec != player.spec:
-        raise PartimentoError(
-            "SAMPLE004",
-            f"the codec {player.spec.codec} here is not the one that the run was trained with",
-            why=f"its weights are {codec.spec.weights[:12]}, the run's {player.spec.weights[:12]}",
-            next="use the version of partimento (or the codec folder) that encoded the run's pack",
-        )
-    return codec
 
 
 def _prompt(path: Path, codec: Codec) -> torch.Tensor:

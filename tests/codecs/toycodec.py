@@ -82,16 +82,25 @@ def dies_at_the_start():
     os._exit(3)
 
 
-def open_hang():
-    """In its process, reading 01.wav never comes back."""
-    from partimento.audio import files
+class _Hang(ToyCodec):
+    """Never comes back from a recording of 0.61 s."""
 
-    read = files.read
-
-    def hang(path, **options):
-        if path.name == "01.wav":
+    def encode(self, wave_BCN):
+        if wave_BCN.shape[-1] == 4880:
             time.sleep(600)
-        return read(path, **options)
+        return super().encode(wave_BCN)
 
-    files.read = hang
-    return ToyCodec()
+
+def open_hang():
+    return _Hang()
+
+
+class _Drifted(ToyCodec):
+    """Says that it is the toy, and rounds otherwise."""
+
+    def encode(self, wave_BCN):
+        return (super().encode(wave_BCN) + 1) % 64
+
+
+def open_drifted():
+    return _Drifted()

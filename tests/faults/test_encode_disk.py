@@ -47,12 +47,14 @@ CODEC = "test_encode_disk:open_codec"
 class InThisProcess:
     """Stands in for the pool, so that faults can be put into the process that writes."""
 
-    def __init__(self, codec, pack, jobs):
-        self.codec, self.pack = worker.load_codec(codec), pack
+    def __init__(self, setup, pack, jobs, devices):
+        self.setup, self.pack, self.jobs, self.devices = setup, pack, jobs, devices
 
-    def run(self, units, done):
+    def run(self, units, listener):
+        encoder = worker.Worker(self.setup, self.pack, lambda *_: None)
         for unit in units:
-            journal.write(self.pack, worker.encode_unit(Task(unit, {}), self.codec, self.pack, lambda *_: None))
+            journal.write(self.pack, encoder.encode_unit(Task(unit, {})))
+            listener.unit(unit)
 
 
 class Disk:
@@ -71,6 +73,7 @@ class Disk:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _write(self, path, content):
+        content = content if isinstance(content, bytes) else b"".join(content)
         try:
             self._strike()
         except OSError:

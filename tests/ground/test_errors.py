@@ -18,7 +18,7 @@ SOURCE = Path(partimento.__file__).parent
 def codes_in_source() -> set[str]:
     found: set[str] = set()
     for file in SOURCE.rglob("*.py"):
-        found |= set(re.findall(r"[\"']([A-Z]{3,6}\d{3})[\"']", file.read_text()))
+        found |= set(re.findall(r"[\"']([A-Z]{3,7}\d{3})[\"']", file.read_text()))
     return found
 
 
@@ -33,7 +33,7 @@ def test_explanation_is_complete(code: str) -> None:
     entry = explanations()[code]
     assert entry.kind in EXIT_STATUS
     assert len(entry.title) > 10 and len(entry.text) > 60
-    assert re.fullmatch(r"[A-Z]{3,6}\d{3}", code)
+    assert re.fullmatch(r"[A-Z]{3,7}\d{3}", code)
 
 
 def test_an_error_has_one_shape() -> None:

@@ -37,7 +37,7 @@ def write(path, wave, rate=8000):
 @pytest.fixture
 def pack(tmp_path, monkeypatch):
     """Twenty clips of 4 s of uniform codes below 8."""
-    monkeypatch.setattr("partimento.codecs.codec.open_codec", lambda name: Fake())
+    monkeypatch.setattr("partimento.codecs.codec.open_codec", lambda *_, **__: Fake())
     rng = np.random.default_rng(0)
     writer = PackWriter(tmp_path / "pack", SPEC)
     for number in range(20):
@@ -103,11 +103,11 @@ def test_another_codec_than_the_packs(tmp_path, pack, monkeypatch):
     class Other(Fake):
         spec = CodecSpec("fake", "1" * 64, 8000, Fraction(8000, 80), (16, 16))
 
-    monkeypatch.setattr("partimento.codecs.codec.open_codec", lambda name: Other())
+    monkeypatch.setattr("partimento.codecs.codec.open_codec", lambda *_, **__: Other())
     path = write(tmp_path / "a.wav", tone(1, 440, rate=8000))
     with pytest.raises(PartimentoError) as err:
         score([path], against=pack.path)
-    assert err.value.code == "LAB005"
+    assert err.value.code == "PACK009"
 
 
 def test_a_run_brings_its_verdict(tmp_path):

@@ -31,7 +31,7 @@ def test_unigram_kl() -> None:
 def test_ids_that_are_no_codes_are_an_error() -> None:
     for wrong in (-1, 4):
         with pytest.raises(ValueError, match="not codes"):
-            module.counts(np.array([[wrong]]), 4)
+            module.entropy(np.array([[wrong]]), 4)
 
 
 def test_repetition() -> None:

@@ -1,6 +1,7 @@
 """The draw is a pure function of its key: the same for any number of ranks, and it covers what it should."""
 
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,8 +10,11 @@ from packs import SPEC, write_pack
 
 from partimento.errors import PartimentoError
 from partimento.tokens.draw import Draw
+from partimento.tokens.gather import id_dtype
+from partimento.tokens.pack import Pack
 from partimento.tokens.patterns import Pattern, apply
-from partimento.tokens.spec import Specials
+from partimento.tokens.select import Selection
+from partimento.tokens.spec import CodecSpec, Specials
 
 SPECIALS = Specials.after(16)
 PATTERN = Pattern.named("delay", 3)
@@ -106,8 +110,11 @@ def test_a_window_as_long_as_the_longest_clip_fits_and_one_step_more_does_not(pa
     with pytest.raises(PartimentoError, match="PACK007") as err:
         draw(pack, window=longest + 1)
     assert f"data.window to {longest}" in err.value.next
+
+
+def test_an_empty_split_is_told(tmp_path):
     with pytest.raises(PartimentoError, match="PACK008"):
-        draw(pack, split="test")
+        draw(write_pack(tmp_path, (40,)), split="valid")
 
 
 def test_shares_are_realised_per_item_and_per_tag(pack):
@@ -171,3 +178,137 @@ def test_targets_are_the_codes_that_stand_in_the_target_rows(pack, name):
     for book, spans in enumerate(drawn.targets(items)):
         found = Counter((clip, frame) for clip, first, last in spans for frame in range(first, last))
         assert found == expected[book]
+
+
+def test_starts_of_windows_are_uniform_but_for_the_two_ends(tmp_path):
+    """A1: the histogram of crop starts, of one clip. The overhang (an eighth of the window, and the last start) folds
+    back onto start and end."""
+    one = draw(write_pack(tmp_path, (300,)), window=40)
+    room, overhang, size = PATTERN.steps(300, True) - 41, 5, 40_000
+    clips, starts = one.places(range(size))
+    assert not clips.any() and starts.min() == 0 and starts.max() == room
+    counts = np.bincount(starts, minlength=room + 1)
+    expected = np.full(room + 1, size / (room + 2 * overhang + 1))
+    expected[[0, -1]] *= overhang + 1
+    # chi-squared with 262 degrees of freedom is 262 +- 23
+    assert abs(((counts - expected) ** 2 / expected).sum() - room) < 5 * np.sqrt(2 * room)
+    first, second = (starts[epoch * one.slots : (epoch + 1) * one.slots] for epoch in range(2))
+    assert not np.array_equal(first, second)
+
+
+def test_every_frame_of_every_clip_is_drawn(pack):
+    """C11: no tail is dropped, no clip is too short."""
+    one = draw(pack)
+    clips, starts = one.places(range(3000))
+    for clip in pack.split("train"):
+        seen = np.zeros(int(pack.clips.frames[clip]) + 100, dtype=bool)
+        for start in starts[clips == clip]:
+            seen[start : start + 20] = True  # of book 0: the targets, rows start + 1 .. start + 20
+        assert seen[: pack.clips.frames[clip]].all()
+
+
+def test_places_do_not_depend_on_how_many_are_asked_for(pack):
+    one = draw(pack)
+    clips, starts = one.places(range(5000))
+    for indices in ([0], [1023, 1024], [4999, 0, 2048], range(1000, 3000), [7] * 3, []):
+        some, begins = draw(pack).places(indices)
+        assert some.tolist() == clips[list(indices)].tolist() and begins.tolist() == starts[list(indices)].tolist()
+    with pytest.raises(ValueError):
+        one.places([3, -1])
+
+
+def test_ids_are_as_small_as_they_can_be(pack, tmp_path):
+    assert draw(pack).batch(range(4)).grid_BSK.dtype == torch.int16
+    small = Draw(pack, PATTERN, Specials.after(16), window=20).batch(range(64)).grid_BSK
+    offset = 40_000 - 16  # the same specials further up: they need more bits
+    large = Draw(pack, PATTERN, Specials.after(40_000), window=20).batch(range(64)).grid_BSK
+    assert large.dtype == torch.int32
+    assert torch.equal(torch.where(large >= 40_000, large - offset, large), small.int())
+    most = Specials.after(2**15 - 3)
+    assert id_dtype(most) == np.int16 and id_dtype(Specials.after(2**15 - 2)) == np.int32
+    whole = CodecSpec("toy", "0" * 64, 8000, Fraction(50), (65536,))
+    wide = write_pack(tmp_path, (30, 30), spec=whole)
+    got = Draw(wide, Pattern((0,)), Specials.after(65536), window=31).batch(range(4))
+    for item, grid in zip(got.items, got.grid_BSK, strict=True):
+        codes_TK = torch.from_numpy(wide.read(item[0]).astype(np.int64))
+        assert torch.equal(grid.long(), apply(codes_TK[None], Pattern((0,)), Specials.after(65536), ends=True)[0])
+
+
+def test_tags_are_dropped_shuffled_and_limited_by_key(tmp_path):
+    names = [[f"tag {i}" for i in range(6)], ["tag 0"]] * 3
+    pack = write_pack(tmp_path, (60,) * 6, tags=names)
+    plain = draw(pack, tag_dropout=0.0, null_share=0.0)
+    shuffled = draw(pack, tag_dropout=0.0, null_share=0.0, tag_shuffle=True)
+    limited = draw(pack, tag_dropout=0.3, null_share=0.0, tag_shuffle=True, tag_limit=2)
+    orders = set()
+    for a, b, c in zip(*(one.items(range(60)) for one in (plain, shuffled, limited)), strict=True):
+        assert a[:2] == b[:2] == c[:2]
+        assert list(a.tags) == names[a.clip] and sorted(b.tags) == sorted(a.tags)
+        assert len(c.tags) <= 2 and set(c.tags) <= set(a.tags) and c.keep == bool(c.tags)
+        orders.add(b.tags)
+    assert len(orders) > 20
+    assert equal(plain.batch(range(20)), shuffled.batch(range(20)))  # a multi-hot row has no order
+
+
+def test_only_selected_clips_are_drawn_and_only_their_tags_are_columns(tmp_path):
+    pack = write_pack(tmp_path, (60,) * 12, tags=[["even" if i % 2 == 0 else "odd", f"tag {i}"] for i in range(12)])
+    even = [clip for clip in pack.split("train").tolist() if clip % 2 == 0]
+    selection = Selection(with_tags=("even",), without_tags=(f"tag {even[0]}",))
+    one = draw(pack, selection=selection, null_share=0.0, tag_dropout=0.0)
+    assert {item.clip for item in one.items(range(100))} == set(even[1:])
+    assert one.tag_vocabulary == sorted(["even", *(f"tag {i}" for i in even[1:])])
+    assert {item.clip for item in one.fixed(100)} == set(even[1:])
+    assert draw(pack).tag_vocabulary == pack.tag_vocabulary
+    with pytest.raises(PartimentoError, match="TAGS008"):
+        draw(pack, selection=Selection(with_tags=("even", "odd")))
+
+
+def damage(folder, pack, clips):
+    """Flip a bit of a code of each of these clips."""
+    for clip in clips:
+        shard = pack.shards[int(pack.clips.shard[clip])]
+        with (folder / shard.file).open("r+b") as stream:
+            stream.seek(64 + 6 * int(pack.clips.first_frame[clip]))
+            byte = stream.read(1)[0]
+            stream.seek(-1, 1)
+            stream.write(bytes([byte ^ 1]))
+
+
+def test_a_damaged_clip_stops_the_draw_unless_there_is_a_budget(tmp_path):
+    pack = write_pack(tmp_path, (60,) * 12)
+    broken = set(pack.split("train")[[1, 4]].tolist())
+    before = draw(pack).items(range(300))
+    damage(tmp_path, pack, broken)
+    with pytest.raises(PartimentoError, match="PACK004"):
+        draw(Pack.open(tmp_path)).batch(range(300))
+    with pytest.raises(PartimentoError, match="PACK042"):
+        draw(Pack.open(tmp_path, corrupt_budget=1)).batch(range(300))
+    borne = draw(Pack.open(tmp_path, corrupt_budget=2))
+    after = borne.items(range(300))
+    assert [err.code for err in borne.corrupt] == ["PACK004", "PACK004"]
+    assert any(item.clip in broken for item in before) and not any(item.clip in broken for item in after)
+    for old, new in zip(before, after, strict=True):
+        assert old.clip in broken or old == new
+    replaced = Counter(new.clip for old, new in zip(before, after, strict=True) if old.clip in broken)
+    assert len(replaced) > 4  # by many others, not by a neighbour
+    # What replaces an item does not depend on the rank, the order of reading or what was drawn before.
+    for world in (1, 2, 4):
+        fresh = draw(Pack.open(tmp_path, corrupt_budget=2))
+        for step in (30, 7):
+            got = [fresh.step(step, batch_size=8, rank=rank, world=world).items for rank in range(world)]
+            assert [item for part in got for item in part] == [
+                (item.clip, item.start) for item in after[8 * step : 8 * step + 8]
+            ]
+    evaluated = {item.clip for item in borne.fixed(1000)}
+    assert evaluated == set(pack.split("train").tolist()) - broken
+    with pytest.raises(PartimentoError, match="PACK004"):
+        borne.collate([before[[item.clip in broken for item in before].index(True)]])
+
+
+def test_a_pack_of_damaged_clips_is_not_drawn_from_for_ever(tmp_path):
+    pack = write_pack(tmp_path, (60,) * 6)
+    damage(tmp_path, pack, range(6))
+    with pytest.raises(PartimentoError, match="PACK050"):
+        draw(Pack.open(tmp_path, corrupt_budget=10)).batch(range(4))
+    with pytest.raises(PartimentoError, match="PACK050"):
+        draw(Pack.open(tmp_path, corrupt_budget=10), split="valid").fixed(4)

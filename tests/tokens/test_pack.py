@@ -1,20 +1,24 @@
 """A pack gives back what was put in, and every kind of damage is a coded error that names the piece."""
 
+import itertools
 import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from packs import SPEC, codes, write_pack
 
-from partimento import commit
+from partimento import commit, keyed
 from partimento.errors import PartimentoError, explanations
 from partimento.tokens import pack as packs
-from partimento.tokens.clips import ClipRow
+from partimento.tokens import splits
+from partimento.tokens.clips import SPLITS, ClipRow
 from partimento.tokens.pack import Pack
-from partimento.tokens.writer import PackWriter, split
+from partimento.tokens.verify import verify
+from partimento.tokens.writer import PackWriter
 
 LENGTHS = (40, 7, 25, 60, 33, 1, 50, 12, 80, 21)
 
@@ -72,30 +76,71 @@ def test_vocabulary_is_of_the_train_split_and_captions_and_infinities_survive(tm
     assert ClipRow.from_json(json.loads(json.dumps(row.to_json(), allow_nan=False))) == row
 
 
+def sides(rows):
+    """[(source, split)] of rows (source, sha256)."""
+    names, hashes = zip(*rows, strict=True)
+    source = pa.chunked_array([pa.array(names)])
+    found = splits.split(source, hashes)
+    # As it is read from a table: in pieces, each with a dictionary of its own.
+    pieces = pa.chunked_array([pa.array(names[at : at + 7]).dictionary_encode() for at in range(0, len(names), 7)])
+    np.testing.assert_array_equal(found, splits.split(pieces, iter(hashes)))
+    counts = splits.sources(source, found)
+    assert counts["valid"] == len({one for (one, _), side in zip(rows, found, strict=True) if side})
+    return [(one, SPLITS[side]) for (one, _), side in zip(rows, found, strict=True)]
+
+
 def test_split_by_source_is_stable_and_never_empty():
     def rows(names):
-        return [ClipRow(f"{name}/{i}", name, 0, 0, 1, 1, sha256=f"{name}{i}") for name in names for i in range(3)]
+        return [(name, f"{name}{i}") for name in names for i in range(3)]
 
     names = [f"song {i}" for i in range(400)]
-    sides = {row.source: row.split for row in split(rows(names))}
-    assert 20 < sum(side == "valid" for side in sides.values()) < 60
-    for row in split(rows(names)):
-        assert row.split == sides[row.source]
-    half = {row.source: row.split for row in split(rows(names[::2]))}
-    assert all(sides[name] == side for name, side in half.items())
+    found = dict(sides(rows(names)))
+    assert 20 < sum(side == "valid" for side in found.values()) < 60
+    assert sides(rows(names)) == [(name, found[name]) for name in names for _ in range(3)]
+    half = dict(sides(rows(names[::2])))
+    assert all(found[name] == side for name, side in half.items())
     for count in range(2, 12):
         for shift in range(20):
-            assert {row.split for row in split(rows(names[shift : shift + count]))} == {"train", "valid"}
-    assert {row.split for row in split(rows(["one"]))} == {"train"}
+            assert {side for _, side in sides(rows(names[shift : shift + count]))} == {"train", "valid"}
+    assert {side for _, side in sides(rows(["one"]))} == {"train"}
 
 
 def test_copies_of_a_file_fall_on_the_same_side():
-    copies = [ClipRow(f"c{i}", f"source {i}", 0, 0, 1, 1, sha256=f"{i // 2}") for i in range(200)]
-    chained = [ClipRow("x1", "a", 0, 0, 1, 1, sha256="x"), ClipRow("x2", "b", 0, 0, 1, 1, sha256="x")]
-    chained += [ClipRow("y1", "b", 0, 0, 1, 1, sha256="y"), ClipRow("y2", "c", 0, 0, 1, 1, sha256="y")]
-    sides = [row.split for row in split(copies)]
-    assert sides[::2] == sides[1::2] and set(sides) == {"train", "valid"}
-    assert len({row.split for row in split(chained)}) == 1
+    copies = sides([(f"source {i}", f"{i // 2}") for i in range(200)] + [("none a", None), ("none b", None)])
+    assert [side for _, side in copies[:200:2]] == [side for _, side in copies[1:200:2]]
+    assert {side for _, side in copies} == {"train", "valid"}
+    # Chains: a-b share x, b-c share y, so a, b and c are one, and go where the first of their names goes.
+    for names in itertools.permutations(["a", "b", "c"]):
+        a, b, c = names
+        others = [(f"other {i}", f"o{i}") for i in range(40)]
+        chained = dict(sides([(a, "x"), (b, "x"), (b, "y"), (c, "y"), *others]))
+        alone = dict(sides([("a", "x"), *others]))
+        assert {chained[name] for name in "abc"} == {alone["a"]}
+
+
+def test_the_split_is_what_it_was_when_it_was_written_row_by_row():
+    """An oracle that was written before the columnar one."""
+    rng = np.random.default_rng(3)
+    for trial in range(30):
+        rows = [(f"s{rng.integers(30)}", f"h{rng.integers(60 + 40 * trial)}") for _ in range(40)]
+        parent = {source: source for source, _ in rows}
+
+        def root(source, parent=parent):
+            while parent[source] != source:
+                source = parent[source]
+            return source
+
+        first_with = {}
+        for source, sha in rows:
+            a, b = root(source), root(first_with.setdefault(sha, source))
+            parent[max(a, b)] = min(a, b)
+        names = sorted({root(s) for s, _ in rows}, key=lambda name: (keyed.uniform("split", name), name))
+        valid = {name for name in names if keyed.uniform("split", name) < 0.1}
+        if len(names) > 1:
+            valid = (valid or {names[0]}) - ({names[-1]} if len(valid) == len(names) else set())
+        else:
+            valid = set()
+        assert sides(rows) == [(s, "valid" if root(s) in valid else "train") for s, _ in rows]
 
 
 def test_not_a_pack(tmp_path):
@@ -135,8 +180,8 @@ def test_truncated_or_missing_tables(folder):
         Pack.open(folder)
     path.write_bytes(whole)
     (folder / "rejects.jsonl").write_text("{}")
-    assert packs.verify(folder, full=False).ok
-    assert [d["code"] for d in packs.verify(folder).damage] == ["PACK003"]
+    assert verify(folder, full=False).ok
+    assert [d["code"] for d in verify(folder).damage] == ["PACK003"]
 
 
 def test_every_byte_of_a_shard_counts(folder):
@@ -150,9 +195,9 @@ def test_every_byte_of_a_shard_counts(folder):
             for clip in range(len(LENGTHS)):
                 pack.read(clip)
         assert "000001.bin" in str(err.value) and err.value.next
-        assert "PACK004" in {d["code"] for d in packs.verify(folder).damage}
+        assert "PACK004" in {d["code"] for d in verify(folder).damage}
         flip(path, at)
-    assert packs.verify(folder).ok
+    assert verify(folder).ok
 
 
 def test_damage_names_the_clip_and_spares_the_others(folder):
@@ -188,7 +233,7 @@ def test_verify_lists_all_damage(folder):
     flip(folder / "shards/000000.bin", 70)
     flip(folder / "shards/000000.bin", 64 + 6 * 60)
     flip(folder / "shards/000001.bin", 3)
-    found = packs.verify(folder)
+    found = verify(folder)
     assert not found.ok and sorted(d["code"] for d in found.damage) == ["PACK004"] * 3 + ["PACK005"]
     json.dumps(found.to_json())
     assert packs.inspect(folder)["totals"]["clips"] == len(LENGTHS)
@@ -250,7 +295,7 @@ def test_no_damage_ever_reads_as_other_codes(folder, data):
         except PartimentoError as err:
             assert err.code in explanations() and err.code.startswith("PACK")
         if path.read_bytes() != content:
-            assert not packs.verify(folder).ok
+            assert not verify(folder).ok
     finally:
         path.write_bytes(content)
 
@@ -259,4 +304,4 @@ def test_a_cut_that_leaves_valid_json_is_seen(tmp_path):
     pack = write_pack(tmp_path)
     place = pack.path / "pack.json"
     place.write_bytes(place.read_bytes()[:-1])
-    assert not packs.verify(pack.path).ok
+    assert not verify(pack.path).ok

@@ -22,13 +22,14 @@ from partimento.runs import checkpoint
 from partimento.runs.events import curve, read_events
 from partimento.sampling import probe
 from partimento.sampling.rules import Rules
-from partimento.tokens import stats
+from partimento.tokens import counting
+from partimento.tokens.edits import edit
+from partimento.tokens.pack import Pack
 from partimento.tokens.spec import CodecSpec
 from partimento.tokens.writer import PackWriter
 from partimento.training.ema import judged
 from partimento.training.engine import train
 from partimento.training.player import Player
-from partimento.training.tasks import codes as codes_room
 from partimento.training.tasks.codes import CodesTask
 
 SPEC = CodecSpec("toy", "ab" * 32, 8000, Fraction(50), (16, 16, 16))
@@ -51,7 +52,7 @@ class ToyCodec:
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(codes_room, "open_codec", lambda name: ToyCodec())
+    monkeypatch.setattr("partimento.codecs.codec.open_codec", lambda *_, **__: ToyCodec())
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -125,7 +126,7 @@ def test_model_and_baselines_are_scored_on_the_same_codes(pack: Path, pattern: s
     assert [sum(last - first for _, first, last in spans) for spans in task_._valid_targets] == seen
     task_.module.eval()
     assert task_.evaluate()["codes"] == sum(seen)
-    assert task_.baselines() != stats.baselines(task_.pack).to_json()  # five windows are not the whole split
+    assert task_.baselines() != counting.baselines(task_.pack).to_json()  # five windows are not the whole split
 
 
 def test_the_figures_are_plain_cross_entropies(pack: Path) -> None:
@@ -174,7 +175,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(pack: Path) -> None:
     for optim in ({"batch": 8, "accumulate": 1}, {"batch": 2, "accumulate": 4}):
         task_ = task(pack, optim=optim, model={"dropout": 0.0})
         task_.module.train()
-        batches = [task_.batch(3, micro) for micro in range(optim["accumulate"])]
+        batches = [task_.batch(4, micro) for micro in range(optim["accumulate"])]
         tokens = sum(task_.count(batch) for batch in batches)
         for batch in batches:
             (task_.loss(batch)[0] / tokens).backward()
@@ -214,11 +215,23 @@ def test_a_changed_pack_under_an_old_checkpoint_is_refused(tmp_path: Path) -> No
     train(config(tmp_path / "moved", train=quick, demo={"temperatures": []}), runs=tmp_path, run="r")
 
 
+def test_a_refused_resume_says_that_tags_were_edited(tmp_path: Path) -> None:
+    quick = config(write_pack(tmp_path / "a"), train={"steps": 2, "valid_items": 2}, demo={"temperatures": []})
+    train(quick, runs=tmp_path, run="r")
+    name = Pack.open(tmp_path / "a").clips.clip[0]
+    edit(tmp_path / "a", {name: {"caption": "a waltz"}}, why="captions written")
+    train(quick, runs=tmp_path, run="r")  # no model has seen a caption: it is the same data
+    edit(tmp_path / "a", {name: {"tags": ["waltz"]}}, why="a wrong tag")
+    with pytest.raises(PartimentoError, match="TRAIN002") as caught:
+        train(quick, runs=tmp_path, run="r")
+    assert "since then: edit (a wrong tag)" in (caught.value.why or "")
+
+
 def test_another_codec_is_refused_before_the_training(
     pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = CodecSpec("toy", "cd" * 32, 8000, Fraction(50), SPEC.cardinalities)
-    monkeypatch.setattr(codes_room, "open_codec", lambda name: ToyCodec(other))
+    monkeypatch.setattr("partimento.codecs.codec.open_codec", lambda *_, **__: ToyCodec(other))
     with pytest.raises(PartimentoError, match="TRAIN007"):
         train(config(pack), runs=tmp_path)
     assert not list(tmp_path.glob("*rvq*")), "no run is begun that cannot end"
@@ -345,3 +358,35 @@ def test_a_player_without_averages_must_be_asked_for_the_raw_ones(pack: Path, tm
     assert len(Player.from_checkpoint(path, "raw").play(frames=10, seeds=[3], rules=Rules())) == 1
     told = json.loads((run.demos_path / "step-000000002" / "demos.json").read_text())["demos"]
     assert {e["weights"] for e in told if e["kind"] == "played"} == {"raw"}
+
+
+def test_a_selection_bounds_the_training_the_vocabulary_and_the_identity(pack: Path) -> None:
+    opened = Pack.open(pack)
+    tags = opened.clips.tags
+    held_out = tags[int(opened.split("valid")[0])][0]
+    task_ = task(pack, data={"with_tags": [held_out]})
+    assert {tags[clip][0] for clip, _ in task_.batch(0, 0).items + task_.valid[0].items} == {held_out}
+    assert task_.train.tag_vocabulary == [held_out] and task_.module.config.tags == 1
+    assert task_.identity["selection"]["with_tags"] == [held_out] and "selection" not in task(pack).identity
+    assert task_.baselines() != task(pack).baselines()
+    assert task_._demos is not None and tags[task_._demos.clip][0] == held_out
+    with pytest.raises(PartimentoError, match="TAGS003"):
+        task(pack, data={"with_tags": ["fas"]})
+    with pytest.raises(PartimentoError, match="TAGS008"):
+        task(pack, data={"licence": "attribution"})
+    with pytest.raises(PartimentoError, match="LICENCE004"):
+        task(pack, data={"licence": "attributoin"})
+
+
+def test_a_budget_bears_damage_and_logs_it(tmp_path: Path) -> None:
+    folder = write_pack(tmp_path / "pack")
+    opened = Pack.open(folder)
+    clip = int(opened.split("train")[2])
+    with (folder / opened.shards[int(opened.clips.shard[clip])].file).open("r+b") as stream:
+        stream.seek(64 + 6 * int(opened.clips.first_frame[clip]))
+        stream.write(b"\x0f")
+    quiet = {"demo": {"temperatures": []}}
+    with pytest.raises(PartimentoError, match="PACK004"):
+        train(config(folder, train={"steps": 40}, **quiet), runs=tmp_path / "strict")
+    run = train(config(folder, data={"corrupt_budget": 1}, train={"steps": 40}, **quiet), runs=tmp_path / "budget")
+    assert curve(read_events(run.events_path), "train", "corrupt_clips")[-1][1] == 1

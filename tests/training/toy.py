@@ -47,6 +47,7 @@ class ToyTask:
         self.module = ToyModule()
         self.module.dropout = dropout
         self.identity = {"fingerprint": fingerprint}
+        self.history: list[dict[str, Any]] = []
         self.description: dict[str, Any] = {"outputs": OUTPUTS}
         self.spoil: set[int] = set()
         self.started = 0

@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +30,7 @@ from partimento.audio.decode import BLOCK, MOST_SECONDS, Block, Facts, stream
 from partimento.audio.foreign import STALL_SECONDS, take
 from partimento.errors import PartimentoError
 
-MEMORY = 2 << 30  # bytes of address space for the child
+MEMORY = 2 << 30  # bytes of address space for the child, beside the file's own
 _HEAD = struct.Struct("<cQ")  # kind: F facts, B block, E end, X error; then the length of the body
 _LONGEST = BLOCK * MOST_CHANNELS * 4
 
@@ -154,10 +155,12 @@ def main() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the caller is gone
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     for line in sys.stdin.buffer:
         request = json.loads(line)
+        if sys.platform == "linux":  # the container's parser maps the file, which takes no memory but addresses
+            most = MEMORY + (Path(request["path"]).stat().st_size if Path(request["path"]).is_file() else 0)
+            resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
         try:
             facts, blocks = stream(Path(request["path"]), request["max_seconds"])
             _send(answers, b"F", json.dumps(asdict(facts)).encode())
@@ -166,6 +169,13 @@ def main() -> None:
             _send(answers, b"E", b"")
         except PartimentoError as err:
             _send(answers, b"X", json.dumps(err.to_json()).encode())
+
+
+def _end_with_parent(parent: int) -> None:
+    """A child that hangs in a decoder does not see its input close when the caller is killed."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _send(answers: Any, kind: bytes, body: bytes) -> None:

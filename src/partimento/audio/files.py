@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from partimento import commit
-from partimento.audio import child, decode
+from partimento.audio import child, decode, stream
 from partimento.audio.declared import too_long
-from partimento.audio.decode import DECODER, MOST_SECONDS, Facts
+from partimento.audio.decode import DECODER, Facts
 from partimento.errors import PartimentoError
 
 __all__ = [
@@ -37,6 +34,8 @@ WaveCN = NDArray[np.float32]
 NATIVE_SUFFIXES = frozenset({".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
 FOREIGN_SUFFIXES = frozenset({".m4a", ".aac", ".mp4", ".wma", ".webm", ".mka", ".wv", ".ape", ".caf"})
 AUDIO_SUFFIXES = NATIVE_SUFFIXES | FOREIGN_SUFFIXES  # what `discover` looks for; what a file is, its content decides
+MOST_SECONDS = 3600.0  # of a recording that is held whole
+MOST_SAMPLES = 1 << 30  # 4 GiB of float32
 RESAMPLER = f"soxr {soxr.__version__} VHQ"
 
 
@@ -75,7 +74,16 @@ def read_isolated(path: Path, *, max_seconds: float = MOST_SECONDS) -> Audio:
 def _whole(path: Path, facts: Facts, parts: Iterator[decode.Block], max_seconds: float) -> Audio:
     try:
         if facts.frames is None:
-            wave_CN = np.ascontiguousarray(np.concatenate(list(parts)).T)
+            held: list[decode.Block] = []
+            size = 0
+            for part in parts:
+                held.append(part)
+                size += part.size
+                if size > MOST_SAMPLES:
+                    raise too_long(max_seconds).at(path)
+            wave_CN = np.ascontiguousarray(np.concatenate(held).T)
+        elif facts.frames * facts.channels > MOST_SAMPLES:
+            raise too_long(max_seconds).at(path)
         else:
             # Pages that no sample reaches cost no memory, so a false length does no harm before it is found out.
             wave_CN = np.empty((facts.channels, facts.frames), np.float32)
@@ -92,12 +100,8 @@ def resample(wave_CN: WaveCN, from_rate: int, to_rate: int) -> WaveCN:
     """Change the sample rate by soxr (VHQ, linear phase): N samples become exactly round(N * to / from), halves up."""
     if from_rate == to_rate:
         return np.asarray(wave_CN, np.float32)
-    out_CN = soxr.resample(np.asarray(wave_CN, np.float32).T, from_rate, to_rate, quality="VHQ").T
-    wanted = (2 * wave_CN.shape[1] * to_rate + from_rate) // (2 * from_rate)
-    missing = wanted - out_CN.shape[1]
-    if missing > 0:
-        out_CN = np.pad(out_CN, ((0, 0), (0, missing)))
-    return np.ascontiguousarray(out_CN[:, :wanted], np.float32)
+    parts = list(stream.resample([np.asarray(wave_CN, np.float32)], from_rate, to_rate))
+    return np.concatenate(parts, axis=1) if parts else np.zeros((wave_CN.shape[0], 0), np.float32)
 
 
 def to_mono(wave_CN: WaveCN) -> WaveCN:
@@ -105,56 +109,17 @@ def to_mono(wave_CN: WaveCN) -> WaveCN:
     return np.asarray(wave_CN, np.float32).mean(0, keepdims=True, dtype=np.float64).astype(np.float32)
 
 
-_WRITTEN = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS", ".opus": "OPUS", ".mp3": "MPEG_LAYER_III"}
-_FORMAT = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".opus": "OGG", ".mp3": "MP3"}
-
-
 def write(path: Path, wave_CN: WaveCN, sample_rate: int, subtype: str | None = None) -> int:
     """Write float samples [C, N] and return how many of them exceed full scale and were clipped to it.
 
-    The suffix gives the format: .wav, .flac (16 bits unless `subtype` says PCM_24 or, for WAV, FLOAT, which clips
-    nothing), .ogg, .opus, .mp3. Nothing is scaled. What `read` gives from 16 bits is written back bit for bit.
-    Raises AUDIO011 (NaN, infinity, no samples, a format or rate that cannot be) and SYS002 (the disk).
+    Formats and errors as stream.write. What `read` gives from 16 bits is written back bit for bit.
     """
-    path, suffix = Path(path), Path(path).suffix.lower()
     wave_CN = np.asarray(wave_CN)
-    subtype = subtype or _WRITTEN.get(suffix)
-    if subtype is None:
-        raise _unwritable(path, f"no format has the suffix {suffix or 'none'}", "use .wav, .flac, .ogg, .opus or .mp3")
     if wave_CN.ndim != 2 or 0 in wave_CN.shape or wave_CN.shape[0] > wave_CN.shape[1]:
-        raise _unwritable(
+        raise stream.unwritable(
             path, f"samples of shape {wave_CN.shape} are not [channels, samples]", "give [channels, samples]"
         )
-    if not np.isfinite(wave_CN).all():
-        raise _unwritable(
-            path, "the samples hold NaN or infinity", "find what made them; a model that diverged does this"
-        )
-    exact = subtype in ("FLOAT", "DOUBLE")
-    clipped = 0 if exact else int(np.count_nonzero(np.abs(wave_CN) > 1))
-    samples = wave_CN.T if exact else _quantised(wave_CN, subtype).T
-
-    # Encoded in memory, so that a failure is the format's here and the disk's in `commit`.
-    encoded = io.BytesIO()
-    try:
-        soundfile.write(encoded, samples, sample_rate, subtype=subtype, format=_FORMAT[suffix])
-    except (soundfile.SoundFileError, ValueError, TypeError) as err:
-        raise _unwritable(path, str(err), "choose another format or sample rate") from err
-    commit.data(path, encoded.getvalue())
-    return clipped
-
-
-def _quantised(wave_CN: NDArray[np.floating], subtype: str) -> NDArray[np.generic]:
-    """Rounded here, since libsndfile truncates to 16 bits; 1.0 becomes the largest sample."""
-    bits = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}.get(subtype)
-    if bits is None:
-        return np.clip(wave_CN, -1, 1).astype(np.float32)
-    scale = 2.0 ** (bits - 1)
-    whole = np.clip(np.rint(wave_CN.astype(np.float64) * scale), -scale, scale - 1)
-    return whole.astype(np.int16) if bits == 16 else whole.astype(np.int32) << (32 - bits)
-
-
-def _unwritable(path: Path, why: str, remedy: str) -> PartimentoError:
-    return PartimentoError("AUDIO011", "this cannot be written as audio", where=str(path), why=why, next=remedy)
+    return stream.write(path, [wave_CN], sample_rate, subtype)
 
 
 def discover(paths: Path | Iterable[Path]) -> list[Path]:

@@ -1,13 +1,34 @@
-"""`partimento codec`: codecs, checked and exported."""
+"""`partimento codec`: codecs, listed, checked and exported."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from partimento.cli.terminal import json_option, lines, progress, quiet_option, result, table
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from partimento.codecs.codec import Codec
+
+
+class Books(click.ParamType):
+    """9 or 9,4."""
+
+    name = "N[,N]"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a number of books, or two with a comma (9,4)", param, ctx)
 
 
 @click.group()
@@ -18,43 +39,82 @@ def command() -> None:
 @command.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """List the codecs that come with partimento."""
-    from partimento.codecs.codec import open_codec
-    from partimento.codecs.resident import RESIDENT
+    """List the codecs that can be named, and whether their weights are on this machine.
 
-    spec = open_codec(RESIDENT).spec
-    kbps = sum((size - 1).bit_length() for size in spec.cardinalities) * float(spec.frame_rate) / 1000
-    row = [RESIDENT, spec.sample_rate, float(spec.frame_rate), spec.codebooks, spec.cardinality, kbps, spec.layout]
-    head = ["codec", "Hz", "frames/s", "books", "codes", "kbit/s", "layout"]
-    result({"codecs": [dict(zip(head, row, strict=True))]}, as_json, table(head, [row]))
+    Besides these, --codec takes folders, other names of the Hugging Face hub, and module:function.
+    """
+    from partimento.codecs.pretrained import SHORT, WEIGHTS, Published, cached
+    from partimento.codecs.resident import RESIDENT, read_card, spec_of
+
+    spec = spec_of(read_card())
+    own = Published("", spec.sample_rate, int(spec.hop), spec.cardinality, spec.codebooks, spec.codebooks)
+    head = ["codec", "Hz", "frames/s", "books", "of", "codes", "kbit/s", "here", "from"]
+    rows: list[list[Any]] = []
+    for name, one in {RESIDENT: own, **SHORT}.items():
+        folder = cached(one.hub) if one.hub else Path()
+        here = not one.hub or (folder is not None and any(folder.glob(f"{WEIGHTS}*")))
+        rate = float(one.frame_rate)
+        place = one.hub or "the package"
+        rows.append([name, one.sample_rate, rate, one.codebooks, one.most, one.cardinality, one.kbps, here, place])
+    text = table(head, [[*row[:7], "yes" if row[7] else "no", row[8]] for row in rows])
+    absent = next((row[8] for row in rows if not row[7]), None)
+    hint = "" if absent is None else f"\nto have one that is not here: hf download {absent}"
+    result({"codecs": [dict(zip(head, row, strict=True)) for row in rows]}, as_json, text + hint)
 
 
 @command.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--codec", "name", default="resident-44k", show_default=True)
+@click.option("--codec", "name", default="resident-44k", show_default=True, help="Name or folder; see `codec list`.")
+@click.option("--layout", default="mono", show_default=True, help="mono, left-right or mid-side.")
+@click.option("--books", type=Books(), help="Codebooks, for two channels of each: 9,4.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
+@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="PNG of what the first file becomes.")
 @quiet_option
 @json_option
-def check(files: tuple[Path, ...], name: str, quiet: bool, as_json: bool) -> None:
+def check(
+    files: tuple[Path, ...],
+    name: str,
+    layout: str,
+    books: tuple[int, ...] | None,
+    device: str,
+    picture: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Send audio FILES (or folders) through a codec and measure what comes back.
 
-    mel7 is the distance of DAC's seven mel scales (lower is better); beside it stands what the same audio without
-    anything above 2 kHz scores.
+    mel7 is the distance of DAC's seven mel scales (lower is better), mel7_low_pass what the same audio without anything
+    above 2 kHz scores. mel7_by_books, equal (codes made in chunks of a second that equal those made in one pass) and
+    equal_worst_seam are of the first 10 s of each file. lag is in samples: other than 0, the codec shifts its output.
     """
     from partimento.audio import files as audio
     from partimento.codecs.codec import open_codec
-    from partimento.codecs.layout import arrange
-    from partimento.codecs.measure import measure
+    from partimento.codecs.measure import check as measure
 
-    codec = open_codec(name)
+    codec = open_codec(name, device, layout=layout, books=books)
+    paths = audio.discover(list(files))
     with progress(quiet) as display:
         display.stage("check", "each file is encoded, decoded and compared")
-        waves = []
-        for path in audio.discover(list(files)):
-            sound = audio.read_isolated(path)
-            wave_CN = arrange(sound.wave_CN, codec.spec.layout).wave_CN
-            waves.append(audio.resample(wave_CN, sound.sample_rate, codec.spec.sample_rate)[0])
-        found = measure(codec, waves)
-    result(found.to_json(), as_json, lines(asdict(found)))
+        found = measure(codec, _heard(paths, codec, display, picture))
+    values = {"codec": codec.spec.codec, "layout": codec.spec.layout, "weights": codec.spec.weights, **found.to_json()}
+    by_books = ", ".join(f"{count}: {value}" for count, value in values["mel7_by_books"].items())
+    result(values, as_json, lines({**values, "mel7_by_books": by_books}))
+
+
+def _heard(paths: list[Path], codec: Codec, display: Any, picture: Path | None) -> Iterator[NDArray[np.float32]]:
+    """Each file as the codec takes it."""
+    from partimento.audio import files as audio
+    from partimento.codecs.layout import arrange
+    from partimento.codecs.picture import draw
+
+    for number, path in enumerate(paths):
+        sound = audio.read_isolated(path)
+        wave_CN = arrange(sound.wave_CN, codec.spec.layout).wave_CN
+        wave_CN = audio.resample(wave_CN, sound.sample_rate, codec.spec.sample_rate)
+        if picture is not None and number == 0:
+            draw(picture, codec, wave_CN, path.name)
+        yield wave_CN
+        display.update(number + 1, len(paths))
 
 
 @command.command()

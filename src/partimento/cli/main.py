@@ -5,19 +5,17 @@ Results go to stdout, everything else to stderr. Every failure has one shape (se
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from partimento import __version__
+from partimento.cli.lazy import group_of
 from partimento.errors import PartimentoError
 
 # Command -> (module under partimento.cli, its one line of help). The help stands here too, so that listing the commands
@@ -27,7 +25,9 @@ COMMANDS = {
     "band": ("band", "Render loops of the built-in band, labelled, to try things with."),
     "encode": ("encode", "Turn folders of audio into a pack of codec codes."),
     "decode": ("decode", "Turn a pack, or a file through the codec, back into audio."),
-    "pack": ("pack", "Inspect, verify and measure packs."),
+    "pack": ("pack", "Inspect, verify, mend and measure packs."),
+    "convert": ("convert", "Turn one NPQ or NPQ text file into another."),
+    "tags": ("tags", "List tags, find missing prompts, rebuild lost ones."),
     "preflight": ("preflight", "Check a configuration before training; --overfit learns one clip by heart."),
     "train": ("train", "Train a model; resumes the run if it exists."),
     "sample": ("sample", "Let a trained run play."),
@@ -40,30 +40,7 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
-    """A group that knows its commands by name and imports one only to run it or to show its help."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"partimento.cli.{COMMANDS[name][0]}")
-        return module.command
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            ctx.fail(f"No such command {args[0]!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, help_line) for name, (_, help_line) in COMMANDS.items()])
-
-
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=group_of("partimento.cli", COMMANDS), context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="partimento")
 def cli() -> None:
     """Train music models on codec codes: from a folder of music to a model that plays.

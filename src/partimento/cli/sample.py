@@ -22,6 +22,7 @@ from partimento.cli.terminal import json_option, progress, quiet_option, result
 @click.option("--seed", default=0, show_default=True, help="Seed of the first sample; the next have the next seeds.")
 @click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Number of samples.")
 @click.option("--continue", "prompt", type=click.Path(path_type=Path), help="Audio file to play on from.")
+@click.option("--codec", help="Codec, where the name that the run gives does not find it.")
 @click.option("--weights", type=click.Choice(["ema", "raw"]), default="ema", show_default=True)
 @quiet_option
 @json_option
@@ -37,6 +38,7 @@ def command(
     seed: int,
     count: int,
     prompt: Path | None,
+    codec: str | None,
     weights: Literal["ema", "raw"],
     quiet: bool,
     as_json: bool,
@@ -57,6 +59,7 @@ def command(
             seed=seed,
             count=count,
             prompt=prompt,
+            codec=codec,
             weights=weights,
             progress=display,
         )

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--against", type=click.Path(path_type=Path), help="Pack whose codes the files are compared with.")
+@click.option("--against", help="Pack (folder or URL) whose codes the files are compared with.")
 @click.option("--run", type=click.Path(path_type=Path), help="Run whose held-out figures are shown.")
+@click.option("--codec", help="Codec of that pack, where the name that it gives does not find it.")
 @quiet_option
 @json_option
-def command(paths: tuple[Path, ...], against: Path | None, run: Path | None, quiet: bool, as_json: bool) -> None:
+def command(
+    paths: tuple[Path, ...], against: str | None, run: Path | None, codec: str | None, quiet: bool, as_json: bool
+) -> None:
     """Measure audio files (folders are searched), their codes against a pack, and a run against its baselines.
 
     No trained judge is involved. "-" is a figure that is undefined for that sound; it is never counted as zero.
@@ -28,7 +31,7 @@ def command(paths: tuple[Path, ...], against: Path | None, run: Path | None, qui
     from partimento.lab.score import score
 
     with progress(quiet) as display:
-        scores = score(paths, against=against, run=run, progress=display)
+        scores = score(paths, against=against, run=run, codec=codec, progress=display)
     if as_json:
         result({"scores": [one.to_json() for one in scores]}, as_json)
     else:

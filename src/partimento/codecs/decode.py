@@ -1,18 +1,25 @@
-"""Decode: the codes of a pack become audio again, each clip with its exact length."""
+"""Decode: the codes of a pack become audio again, each clip with its exact length, in constant memory."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from partimento.audio import files
+import numpy as np
+from numpy.typing import NDArray
+
+from partimento.audio import child, stream
 from partimento.codecs import worker
-from partimento.codecs.codec import Codec, decode_whole, encode_whole
-from partimento.codecs.layout import arrange
+from partimento.codecs.codec import Codec, decode_stream, encode_stream, open_codec, open_like
+from partimento.codecs.hear import Hearing
+from partimento.codecs.inputs import Input
 from partimento.errors import PartimentoError
 from partimento.progress import Progress, Quiet
 from partimento.tokens.pack import Pack
+from partimento.tokens.store import is_far
 
 SUFFIXES = (".wav", ".flac")
+BLOCK = 4096  # frames that are handed to the codec at once
 
 
 def decode(
@@ -21,23 +28,28 @@ def decode(
     clip: str | None = None,
     *,
     codec: str | None = None,
+    layout: str = "mono",
+    books: tuple[int, ...] | None = None,
+    upmix: bool = False,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> list[Path]:
     """Write the clips of the pack `source`, or the one named `clip`, as audio below the folder `to`; gives the paths.
 
     `to` may be the name of a .wav or .flac file for a single clip; else the format is WAV. `source` may also be an
     audio file, which then goes through the codec and back: what the codec keeps of it, the ceiling of any model over
-    it. `codec` is the pack's own by default (for a file: resident-44k).
+    it. `codec` is the pack's own by default (for a file: resident-44k, in `layout` with `books`).
 
     Raises SYS004 (no such source), PACK009 (`codec` is not the pack's), PACK019 (no such clip), what reading raises.
     """
-    source, to, progress = Path(source), Path(to), progress or Quiet()
-    if not source.exists():
+    to, progress, where = Path(to), progress or Quiet(), worker.devices(device)[0]
+    if not is_far(source) and not Path(source).exists():
         raise PartimentoError("SYS004", f"{source} does not exist", where=str(source), next="ls the folder above it")
-    if source.is_file():
-        return [_round_trip(source, to, worker.load_codec(codec or "resident-44k"))]
+    if not is_far(source) and Path(source).is_file():
+        opened = open_codec(codec or "resident-44k", where, layout=layout, books=books)
+        return [_round_trip(Path(source), to, opened, upmix)]
     pack = Pack.open(source)
-    opened = open_for(pack, codec)
+    opened = open_like(pack.spec, where, name=codec)
     chosen = range(len(pack.clips)) if clip is None else [pack.clip_number(clip)]
     progress.stage("decode", "codes become audio")
     written = []
@@ -48,33 +60,23 @@ def decode(
                 "PACK019", f"the clip {str(name)!r} would be written outside of {to}", where=str(source)
             )
         path = to if clip is not None and to.suffix.lower() in SUFFIXES else to / name.with_name(name.name + ".wav")
-        wave_CN = decode_whole(opened, pack.read(number), samples=int(pack.clips.samples[number]))
-        files.write(path, wave_CN, pack.spec.sample_rate)
+        codes_TK = pack.read(number)
+        waves = decode_stream(opened, _blocks(codes_TK), samples=int(pack.clips.samples[number]))
+        stream.write(path, waves, pack.spec.sample_rate)
         written.append(path)
         progress.update(done, len(chosen))
     return written
 
 
-def open_for(pack: Pack, codec: str | None = None) -> Codec:
-    """The codec that a pack's codes are of. Raises PACK009 if `codec` (or the one of that name today) is another."""
-    opened = worker.load_codec(codec or pack.spec.codec)
-    if opened.spec != pack.spec:
-        differs = [name for name, value in pack.spec.to_json().items() if opened.spec.to_json()[name] != value]
-        raise PartimentoError(
-            "PACK009",
-            f"the pack is of {pack.spec.codec}, and this codec is another",
-            where=str(pack.path),
-            why=f"they differ in {', '.join(differs)}",
-            next=f"use the codec {pack.spec.codec} of the weights {pack.spec.weights[:12]}, or encode the audio again",
-        )
-    return opened
+def _blocks(codes_TK: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
+    return (codes_TK[start : start + BLOCK] for start in range(0, len(codes_TK), BLOCK))
 
 
-def _round_trip(source: Path, to: Path, codec: Codec) -> Path:
-    audio = files.read(source)
-    wave_CN = arrange(audio.wave_CN, codec.spec.layout).wave_CN
-    wave_CN = files.resample(wave_CN, audio.sample_rate, codec.spec.sample_rate)
-    heard_CN = decode_whole(codec, encode_whole(codec, wave_CN), samples=wave_CN.shape[-1])
+def _round_trip(source: Path, to: Path, codec: Codec, upmix: bool) -> Path:
+    heard = Hearing(Input(source.name, source, 0, source.name), codec.spec, upmix, child.shared())
+    # The codes of a file are small; its exact length is known when all of it has been heard.
+    codes = list(encode_stream(codec, heard))
+    assert heard.heard is not None
     path = to if to.suffix.lower() in SUFFIXES else to / (source.name + ".wav")
-    files.write(path, heard_CN, codec.spec.sample_rate)
+    stream.write(path, decode_stream(codec, codes, samples=heard.heard.samples), codec.spec.sample_rate)
     return path

@@ -1,8 +1,9 @@
-"""Encode: a folder of recordings becomes a pack.
+"""Encode: folders of recordings become a pack.
 
 The work is cut into units, one shard each. Local processes decode, mix, resample and code them; each finished shard
 gets a record in the journal. When all are there, the clip table, the rejects and pack.json (the commit) are written.
-Killed at any moment, the same call goes on with the shards that are missing; the pack is byte-identical in the end.
+Killed at any moment, the same call goes on with the shards that are missing. Any number of processes may share the
+work, by `shard` or by `claim`; whoever sees that all is done commits. The pack is byte-identical in every case.
 """
 
 from __future__ import annotations
@@ -10,62 +11,33 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from partimento import commit
-from partimento.audio import containers
-from partimento.audio.declared import Fault
-from partimento.codecs import inputs, journal, worker
-from partimento.codecs.codec import Codec, encode_whole
+from partimento.codecs import estimate, inputs, journal, report, worker
+from partimento.codecs.codec import Codec
 from partimento.codecs.decode import decode
 from partimento.codecs.inputs import Plan, Unit
 from partimento.codecs.journal import Record
-from partimento.codecs.layout import arrange
+from partimento.codecs.making import Making
+from partimento.codecs.mend import repair
 from partimento.codecs.pool import Pool
+from partimento.codecs.report import Done, EncodeReport
+from partimento.codecs.worker import Setup
 from partimento.errors import PartimentoError
 from partimento.progress import Progress, Quiet
 from partimento.tokens import shards
+from partimento.tokens import tags as tagging
+from partimento.tokens.clips import ClipRow
+from partimento.tokens.licence import Allowed
+from partimento.tokens.manifest import rejects_of
 from partimento.tokens.pack import Pack
 from partimento.tokens.writer import finish
 
-__all__ = ["EncodeReport", "decode", "encode"]
-
-
-@dataclass(frozen=True)
-class EncodeReport:
-    """What an encode did, or (dry_run) would do; then hours, bytes and elapsed are estimates.
-
-    `files` were found; `clips` of them are in the pack and `rejects` (code -> count) not; `seconds` of audio; `frames`;
-    `bytes` of all shards; `shards`, of which `made` in this call and the others kept from an earlier one; `elapsed`
-    seconds of this call; `speed` in times real time; `notes` on what was found odd.
-    """
-
-    pack: str
-    dry_run: bool
-    files: int
-    clips: int
-    rejects: dict[str, int]
-    seconds: float
-    frames: int
-    bytes: int
-    shards: int
-    made: int
-    elapsed: float
-    speed: float | None
-    fingerprint: str | None
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def hours(self) -> float:
-        return self.seconds / 3600
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+__all__ = ["EncodeReport", "decode", "encode", "repair"]
 
 
 def encode(
@@ -74,217 +46,255 @@ def encode(
     *,
     codec: str = "resident-44k",
     layout: str = "mono",
+    books: tuple[int, ...] | None = None,
+    upmix: bool = False,
+    device: str = "auto",
     jobs: int | None = None,
+    shard: tuple[int, int] | None = None,
+    claim: bool = False,
+    aliases: str | Path | None = None,
+    licence: str | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> EncodeReport:
     """Encode the recordings under `sources` (folders or files) into the pack `to`.
 
-    `codec` is a name, a folder of an exported codec, or module:function of your own. Recordings that cannot be used are
-    skipped with a reason code in rejects.jsonl. Call it again after any interruption: finished shards are kept, missing
-    or damaged ones made anew; on a finished pack it does nothing.
+    `codec`, `layout`, `books` as `open_codec`; `device` "auto" is every GPU, else the CPU with `jobs` processes (by
+    default one a core). `aliases` is a TOML file of tags to be called otherwise. Recordings that cannot be used are
+    skipped with a reason code in rejects.jsonl, as are those whose licence asks for more than `licence` allows. Call it
+    again after any interruption: finished shards are kept, missing or damaged ones made anew, also those whose
+    recordings were edited; on a finished pack it does nothing.
+
+    Several processes share the work with shard=(i, n), i from 1 to n, or claim=True, on one file system.
 
     Raises SYS004, AUDIO001 (nothing to encode), PACK010 (`to` holds something else), PACK012 (all rejected), PACK014
-    (another encode is at work there), SYS002 (disk), SYS003 (Ctrl-C), PACK009 (the codec has another layout).
+    (another encode is at work there), PACK030 (one that shares the work is not alike), PACK032 (no such shard), PACK033
+    (a recording of the finished pack was edited), SYS002 (disk), SYS003 (Ctrl-C), and what open_codec raises.
     """
     progress = progress or Quiet()
-    to, started = Path(to), time.monotonic()
-    opened = worker.load_codec(codec)
-    if opened.spec.layout != layout:
+    if shard and (claim or not 1 <= shard[0] <= shard[1]):
         raise PartimentoError(
-            "PACK009",
-            f"the codec {codec} codes the layout {opened.spec.layout!r}, not {layout!r}",
-            next=f"use --layout {opened.spec.layout}",
+            "PACK032", f"there is no part {shard[0]} of {shard[1]}", next="use --shard 1/8 to 8/8, or --claim instead"
         )
+    devices = worker.devices(device)
+    setup = Setup(codec, layout, books, upmix, devices[0] if dry_run else "cpu")  # here it is only asked what it is
+    opened = setup.open()
     progress.stage("find", "looking for recordings and their tags")
-    found = inputs.collect([Path(source) for source in sources])
-    work = inputs.plan(found, opened.spec)
+    allowed = Allowed.parse(licence) if licence else None
+    names = tagging.read_aliases(Path(aliases)) if aliases else None
+    found = inputs.collect([Path(source) for source in sources], aliases=names, allowed=allowed)
+    work = inputs.plan(found, opened.spec, upmix=upmix)
     for note in found.notes:
         progress.note(note)
-    jobs = jobs or _cores()
-    if dry_run:
-        return _estimate(to, work, opened, jobs)
-    with commit.disk_errors(to):
-        to.mkdir(parents=True, exist_ok=True)
-    with journal.lock(to):
-        journal.begin(to, work.identity)
-        for folder in (to, to / "journal", to / "shards"):
-            commit.sweep(folder)
-        pack = _finished(to)
-        made = 0
-        if pack is None:
-            done, missing = _look_back(to, work, progress)
-            made = len(missing)
-            _make(to, work, missing, codec, jobs, progress)
-            done += [_record(to, unit) for unit in missing]
-            pack = _commit(to, work, done, progress)
-    return _report(pack, work, made, time.monotonic() - started)
+    job = _Job(Path(to), work, setup, devices, jobs, shard, claim, progress)
+    return job.estimate(opened) if dry_run else job.run()
 
 
-def _cores() -> int:
-    """Cores that this process may use (a container or a scheduler may grant fewer than the machine has)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+class _Job:
+    """One call of `encode`."""
 
+    def __init__(
+        self,
+        to: Path,
+        work: Plan,
+        setup: Setup,
+        devices: list[str],
+        jobs: int | None,
+        shard: tuple[int, int] | None,
+        claim: bool,
+        progress: Progress,
+    ) -> None:
+        self.to, self.work, self.shard, self.claim, self.progress = to, work, shard, claim, progress
+        self.shared = claim or shard is not None
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.jobs = jobs or (cores if devices == ["cpu"] else len(devices))
+        readers = 1 if devices == ["cpu"] else -(-cores // self.jobs)
+        setup = replace(setup, device=devices[0], readers=readers)
+        self.versions = setup.versions()
+        self.making = Making(Pool(setup, to, self.jobs, devices), work, progress)
 
-def _finished(to: Path) -> Pack | None:
-    """The pack, if it was committed and every file of it is what the commit says."""
-    try:
-        pack = Pack.open(to)
-    except PartimentoError:
-        return None  # never committed, or its tables are damaged: the journal has all to write them anew
-    intact = all(
-        (to / shard.file).is_file() and commit.sha256(to / shard.file) == shard.sha256 for shard in pack.shards.values()
-    )
-    rejects = pack.content["files"]["rejects.jsonl"]["sha256"]
-    return (
-        pack if intact and (to / "rejects.jsonl").is_file() and commit.sha256(to / "rejects.jsonl") == rejects else None
-    )
+    def run(self) -> EncodeReport:
+        with commit.disk_errors(self.to):
+            self.to.mkdir(parents=True, exist_ok=True)
+        with journal.lock(self.to, shared=self.shared):
+            journal.begin(self.to, self.work.identity)
+            pack = self._finished()
+            if pack is None:
+                done, missing = self._look_back()
+                if self.shard:
+                    part, parts = self.shard
+                    self.making.run([unit for unit in missing if unit.number % parts == part - 1])
+                else:
+                    self.making.run(missing, self._record if self.claim else None)
+                done += [record for unit in missing if (record := self._record(unit))]
+                if len(done) < len(self.work.units):
+                    if self.shared:
+                        return self._waiting(done)
+                    raise PartimentoError(
+                        "PACK031", "a recording was edited after it was encoded", next="run the same command again"
+                    )
+                pack = self._commit(done)
+        return self._report(pack)
 
-
-def _look_back(to: Path, work: Plan, progress: Progress) -> tuple[list[Record], list[Unit]]:
-    """What earlier calls finished, and the units that are missing."""
-    versions = worker.versions()
-    done, missing = [], []
-    for unit in work.units:
-        record = journal.read(to, unit.number, unit.id, versions)
-        if record is None:
-            missing.append(unit)
-        else:
-            done.append(record)
-    if done:
-        progress.note(f"{len(done)} of {len(work.units)} shards are there already and are kept")
-    return done, missing
-
-
-def _record(to: Path, unit: Unit) -> Record:
-    record = journal.read(to, unit.number, unit.id, worker.versions())
-    if record is None:
-        raise shards.damaged(to, f"shards/{unit.number:06d}.bin", "it changed after it was written")
-    return record
-
-
-def _make(to: Path, work: Plan, missing: list[Unit], codec: str, jobs: int, progress: Progress) -> None:
-    """Encode the missing units, telling how it goes."""
-    if not missing:
-        return
-    progress.stage("encode", f"{work.spec.codec}: audio becomes codes, in {min(jobs, len(missing))} process(es)")
-    total = sum(len(unit.files) for unit in missing)
-    started = time.monotonic()
-    heard: dict[tuple[int, int], float] = {}
-
-    def done(unit: Unit, index: int, seconds: float) -> None:
-        heard[unit.number, index] = seconds  # a unit that is tried again reports its recordings twice
-        elapsed = max(time.monotonic() - started, 1e-6)
-        progress.update(
-            len(heard),
-            total,
-            clips_per_second=round(len(heard) / elapsed, 2),
-            times_real_time=round(sum(heard.values()) / elapsed, 1),
-            eta_seconds=round(elapsed * (total - len(heard)) / len(heard)),
+    def estimate(self, codec: Codec) -> EncodeReport:
+        """The report of what is done and what would be."""
+        done, missing = self._look_back() if (self.to / "journal").is_dir() else ([], self.work.units)
+        rest = estimate.of(missing, codec)
+        speed = estimate.speed(codec) * min(self.jobs, max(1, len(missing)))
+        notes = list(self.work.inputs.notes)
+        if rest.unknown:
+            notes.append(f"{rest.unknown} file(s) do not say how long they are and are not in the estimate")
+        so_far = self._waiting(done)
+        return replace(
+            so_far,
+            dry_run=True,
+            clips=so_far.clips + rest.clips,
+            rejects=dict(sorted((Counter(so_far.rejects) + rest.rejects).items())),
+            seconds=round(so_far.seconds + rest.seconds, 2),
+            frames=so_far.frames + rest.frames,
+            bytes=so_far.bytes + rest.bytes,
+            waiting=len(missing),
+            elapsed=round(rest.seconds / speed, 1),
+            speed=round(speed, 1),
+            notes=notes,
         )
 
-    try:
-        Pool(codec, to, min(jobs, len(missing))).run(missing, done)
-    except KeyboardInterrupt:
-        raise PartimentoError(
-            "SYS003",
-            f"the encode was stopped after {len(heard)} of {total} recordings",
-            where=str(to),
-            why="Ctrl-C; the finished shards are kept",
-            next="run the same command again; it continues",
-        ) from None
+    # ---- what is there -----------------------------------------------------------------------------------------
 
-
-def _commit(to: Path, work: Plan, done: list[Record], progress: Progress) -> Pack:
-    progress.stage("commit", "writing the clip table and pack.json")
-    done = sorted(done, key=lambda record: record.number)
-    rows = [row for record in done for row in record.clips]
-    rejects = [reject for record in done for reject in record.rejects]
-    if not rows:
-        counts = Counter(reject["code"] for reject in rejects)
-        raise PartimentoError(
-            "PACK012",
-            f"all {len(rejects)} recordings were rejected",
-            where=str(to / "journal"),
-            why=", ".join(f"{count} x {code}" for code, count in counts.most_common())
-            + f"; the first: {rejects[0]['file']}: {rejects[0]['reason']}",
-            next=f"partimento explain {counts.most_common(1)[0][0]}",
-        )
-    if rejects:
-        progress.note(f"{len(rejects)} recording(s) were skipped; {to / 'rejects.jsonl'} says why")
-    return finish(
-        to,
-        work.spec,
-        rows,
-        [record.shard for record in done if record.shard],
-        rejects,
-        inputs={
-            **{name: work.identity[name] for name in ("files", "labels", "units")},
-            "grouped_by": work.inputs.grouped_by,
-            "decoders": sorted({name for record in done for name in record.decoders}),
-            "downmixed": sum(record.downmixed for record in done),
-            "resampled": sum(record.resampled for record in done),
-        },
-        versions=done[0].versions,
-    )
-
-
-def _report(pack: Pack, work: Plan, made: int, elapsed: float) -> EncodeReport:
-    totals = pack.totals
-    return EncodeReport(
-        pack=str(pack.path),
-        dry_run=False,
-        files=len(work.inputs.files),
-        clips=totals["clips"],
-        rejects=totals["rejects"],
-        seconds=totals["seconds"],
-        frames=totals["frames"],
-        bytes=totals["bytes"],
-        shards=len(pack.shards),
-        made=made,
-        elapsed=round(elapsed, 2),
-        speed=round(totals["seconds"] / elapsed, 1) if made == len(work.units) else None,
-        fingerprint=pack.fingerprint,
-        notes=work.inputs.notes,
-    )
-
-
-def _estimate(to: Path, work: Plan, codec: Codec, jobs: int) -> EncodeReport:
-    """Counts and lengths from the files' headers, time from coding two seconds of noise. Writes nothing."""
-    lengths: list[float] = []
-    rejects: Counter[str] = Counter()
-    notes = list(work.inputs.notes)
-    for file in work.inputs.files:
+    def _finished(self) -> Pack | None:
+        """The pack, if it was committed and every file of it is what the commit says. Raises PACK033."""
         try:
-            declared = containers.inspect(file.path)
-        except Fault as fault:
-            rejects[fault.code] += 1
-            continue
-        frames = declared.frames or declared.least
-        lengths.append(frames / declared.sample_rate if frames and declared.sample_rate else 0.0)
-    if unknown := lengths.count(0.0):
-        notes.append(f"{unknown} file(s) do not say how long they are and are not in the estimate")
-    rate, trial = work.spec.sample_rate, 2.0
-    noise_CN = np.random.default_rng(0).standard_normal((1, round(trial * rate))).astype(np.float32) * 0.1
-    noise_CN = arrange(noise_CN, work.spec.layout).wave_CN
-    encode_whole(codec, noise_CN)  # the first call pays for much that the others do not
-    before = time.monotonic()
-    encode_whole(codec, noise_CN)
-    speed = trial / max(time.monotonic() - before, 1e-6) * min(jobs, len(work.units))
-    frames = sum(work.spec.frames(round(length * rate)) for length in lengths)
-    return EncodeReport(
-        pack=str(to),
-        dry_run=True,
-        files=len(work.inputs.files),
-        clips=len(lengths),
-        rejects=dict(sorted(rejects.items())),
-        seconds=round(sum(lengths), 2),
-        frames=frames,
-        bytes=frames * work.spec.codebooks * shards.CODES.itemsize + shards.HEADER_BYTES * len(work.units),
-        shards=len(work.units),
-        made=0,
-        elapsed=round(sum(lengths) / speed, 1),
-        speed=round(speed, 1),
-        fingerprint=None,
-        notes=notes,
-    )
+            pack = Pack.open(self.to)
+        except PartimentoError:
+            return None  # never committed, or its tables are damaged: the journal has all to write them anew
+        files = [(shard.file, shard.bytes, shard.sha256) for shard in pack.shards.values()]
+        rejects = rejects_of(pack.content)
+        known = pack.content["files"][rejects]
+        for name, size, sha256 in [*files, (rejects, known["bytes"], known["sha256"])]:
+            path = self.to / name
+            if not path.is_file() or path.stat().st_size != size:
+                return None
+            if not self.shared and commit.sha256(path) != sha256:  # many processes would each hash all of it
+                return None
+        self._check_unedited(pack)
+        return pack
+
+    def _check_unedited(self, pack: Pack) -> None:
+        committed = (self.to / "pack.json").stat().st_mtime_ns
+        later: dict[str, Unit] = {}
+        for unit in self.work.units:
+            written = journal.modified(self.to, unit.number) or committed
+            later |= {file.clip: unit for file in unit.files if file.modified > written}
+        if not later:
+            return
+        known = {clip: sha256 for clip, sha256 in zip(pack.clips.clip, pack.clips.sha256, strict=True) if clip in later}
+        for clip, unit in later.items():
+            if clip not in known:  # a reject
+                record = journal.read(self.to, unit.number, unit.id, self.versions)
+                known |= {clip: record.hashes.get(clip) if record else None}
+            (path,) = (file.path for file in unit.files if file.clip == clip)
+            if known[clip] and commit.sha256(path) != known[clip]:
+                raise PartimentoError(
+                    "PACK033",
+                    f"{clip} was edited after {self.to} was made of it",
+                    where=str(path),
+                    next=f"encode into a new folder: partimento encode ... --to {self.to}-2",
+                )
+
+    def _record(self, unit: Unit) -> Done | None:
+        """What became of a unit, if it did. Its shard is hashed, but for work that is shared: there at the commit."""
+        record = journal.read(self.to, unit.number, unit.id, self.versions, full=not self.shared)
+        if record is None:
+            if unit.number in self.making.made:
+                raise shards.damaged(self.to, f"shards/{unit.number:06d}.bin", "it changed after it was written")
+            return None
+        written = journal.modified(self.to, unit.number)
+        later = [file for file in unit.files if file.modified > written]
+        if later:
+            known = record.hashes | {row.clip: row.sha256 for row in record.clips}
+            if any(commit.sha256(file.path) != known.get(file.clip) for file in later):
+                return None
+        return Done(replace(record, clips=[]), unit, len(record.clips), sum(row.samples for row in record.clips))
+
+    def _look_back(self) -> tuple[list[Done], list[Unit]]:
+        """What earlier calls finished, and the units that are missing."""
+        done, missing = [], []
+        for unit in self.work.units:
+            found = self._record(unit)
+            if found is None:
+                missing.append(unit)
+            else:
+                done.append(found)
+        if done:
+            self.progress.note(f"{len(done)} of {len(self.work.units)} shards are there already and are kept")
+        return done, missing
+
+    # ---- the end -----------------------------------------------------------------------------------------------
+
+    def _commit(self, done: list[Done]) -> Pack:
+        self.progress.stage("commit", "writing the clip table and pack.json")
+        records = [one.record for one in sorted(done, key=lambda one: one.record.number)]
+        if self.shared:
+            self._verify(records)
+        rejects = [reject for record in records for reject in record.rejects]
+        if not any(one.clips for one in done):
+            counts = Counter(reject["code"] for reject in rejects)
+            raise PartimentoError(
+                "PACK012",
+                f"all {len(rejects)} recordings were rejected",
+                where=str(self.to / "journal"),
+                why=", ".join(f"{count} x {code}" for code, count in counts.most_common())
+                + f"; the first: {rejects[0]['file']}: {rejects[0]['reason']}",
+                next=f"partimento explain {counts.most_common(1)[0][0]}",
+            )
+        if rejects:
+            self.progress.note(f"{len(rejects)} recording(s) were skipped; {self.to / 'rejects.jsonl'} says why")
+        identity = self.work.identity
+        return finish(
+            self.to,
+            self.work.spec,
+            self._rows(),
+            [record.shard for record in records if record.shard],
+            rejects,
+            inputs={
+                **{name: identity[name] for name in ("files", "labels", "units")},
+                "grouped_by": self.work.inputs.grouped_by,
+                "decoders": sorted({name for record in records for name in record.decoders}),
+                "downmixed": sum(record.downmixed for record in records),
+                "upmixed": sum(record.upmixed for record in records),
+                "resampled": sum(record.resampled for record in records),
+            },
+            versions=self.versions,
+        )
+
+    def _rows(self) -> Iterator[ClipRow]:
+        """The rows of all clips, by shard; a record at a time is in memory."""
+        for unit in self.work.units:
+            record = journal.read(self.to, unit.number, unit.id, self.versions, full=False)
+            if record is None:
+                raise shards.damaged(self.to, f"journal/{unit.number:06d}.json", "it changed after it was written")
+            yield from record.clips
+
+    def _verify(self, records: list[Record]) -> None:
+        """Hash what other processes wrote. What is damaged loses its record, so that the next call makes it anew."""
+        for record in records:
+            shard = record.shard
+            if shard and commit.sha256(self.to / shard.file) != shard.sha256:
+                journal.path_of(self.to, record.number).unlink(missing_ok=True)
+                raise shards.damaged(self.to, shard.file, "it changed after it was written")
+
+    def _report(self, pack: Pack) -> EncodeReport:
+        return report.of_pack(pack, self.work, **self._of_this_call())
+
+    def _waiting(self, done: list[Done]) -> EncodeReport:
+        """The report while others are still at it."""
+        return report.so_far(self.to, self.work, done, **self._of_this_call())
+
+    def _of_this_call(self) -> dict[str, Any]:
+        making = self.making
+        elapsed = time.monotonic() - making.started
+        return {
+            "made": len(making.made),
+            "elapsed": round(elapsed, 2),
+            "speed": round(making.seconds / elapsed, 1) if making.seconds else None,
+        }

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from partimento.audio.files import discover
+from partimento.codecs.labels import Labels, manifest_files
 from partimento.errors import PartimentoError
 from partimento.tokens import tags as tagging
+from partimento.tokens.licence import Allowed
 from partimento.tokens.spec import CodecSpec
 
-# A unit of work becomes one shard. Small, so that a kill loses little and the workers share evenly; but never more than
-# some thousand in all. Both follow from the input alone, so every run cuts alike.
+# A unit of work becomes one shard. Small, so that a kill loses little and the workers share evenly; growing with the
+# root of the whole, so that a million hours are some ten thousand shards of some hundred MB. All of it follows from the
+# input alone, so every run cuts alike.
 FILES_PER_UNIT = 8
 BYTES_PER_UNIT = 64 * 2**20
-MOST_UNITS = 1024
+MOST_UNITS = 65536
+MANIFESTS = (".jsonl", ".jsonl.gz", ".json")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Input:
-    """One recording. `clip` is its path relative to its source folder (no machine paths are kept in a pack)."""
+    """One recording. `clip` is its path relative to its source folder (no machine paths are kept in a pack).
+
+    `refused` has the code and the reason where it must not be encoded; `modified` is its time of change in ns, which
+    says what to look at again and is kept nowhere.
+    """
 
     clip: str
     path: Path
@@ -33,6 +43,9 @@ class Input:
     tags: tuple[str, ...] = ()
     caption: str | None = None
     licence: str | None = None
+    origin: str | None = None
+    refused: tuple[str, str] | None = None
+    modified: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -64,47 +77,93 @@ class Plan:
     identity: dict[str, Any]
 
 
-def collect(sources: Sequence[Path]) -> Inputs:
-    """Find the recordings under `sources` (folders or files) and their tags.
+def collect(
+    sources: Sequence[Path], *, aliases: Mapping[str, str] | None = None, allowed: Allowed | None = None
+) -> Inputs:
+    """Find the recordings under `sources` (folders, files, or manifests: `labels.manifest_files`) and their labels,
+    their tags by `aliases`.
 
-    A recording's labels are its row in the nearest tags.jsonl between it and its source folder, else a .json, else a
-    .txt (tags separated by commas) beside it. Its `source` (the unit of splitting) is the labels' one if the folder
-    names more than one source; a single one shared by all is a credit line, and then each recording is its own.
+    A clip's `source` (the unit of splitting) is the labels' one if the folder names more than one source; a single one
+    shared by all is a credit line, and then each recording is its own. With `allowed`, what its licence does not permit
+    is marked as refused.
 
-    Raises SYS004 (no such path), AUDIO001 (no audio), PACK013 (labels that cannot be read).
+    Raises SYS004 (no such path), AUDIO001 (no audio), PACK013 (labels that cannot be read), TAGS002 (a manifest of
+    files that are not there).
     """
-    root_of: dict[Path, Path] = {}  # of each recording; where sources overlap, the first mention wins
+    root_of: dict[Path, _Root] = {}  # of each recording; where sources overlap, the first mention wins
     for given in map(_absolute, sources):
-        for path in discover(given):
-            root_of.setdefault(path, given if given.is_dir() else given.parent)
+        root, members = _members(given)
+        for path in members:
+            root_of.setdefault(path, root)
     roots = list(dict.fromkeys(root_of.values()))
     files: list[Input] = []
     grouped_by: dict[str, str] = {}
     notes: list[str] = []
-    for root, label in zip(roots, _labels(roots), strict=True):
-        members = sorted(path for path, its_root in root_of.items() if its_root == root)
-        labels = _Labels(root)
-        rows = [labels.of(path) for path in members]
+    kinds: Counter[str] = Counter()
+    for root, prefix in zip(roots, _prefixes([root.folder for root in roots]), strict=True):
+        paths = sorted(path for path, its_root in root_of.items() if its_root == root)
+        labels = Labels(root.folder, aliases=aliases or {}, manifest=root.manifest)
+        rows = [labels.of(path) for path in paths]
         named_sources = {str(row["source"]) for row in rows if row.get("source")}
         by_label = len(named_sources) > 1
-        grouped_by[label or "."] = "source" if by_label else "file"
-        for path, row in zip(members, rows, strict=True):
-            clip = (label + "/" if label else "") + path.relative_to(root).as_posix()
-            source = str(row["source"]) if by_label and row.get("source") else clip
-            tags = tagging.clean(row.get("tags") or ())
-            files.append(Input(clip, path, path.stat().st_size, source, tags, row.get("caption"), row.get("licence")))
-        missing = labels.unused(set(members))
+        grouped_by[prefix or "."] = "source" if by_label else "file"
+        for path, row in zip(paths, rows, strict=True):
+            clip = (prefix + "/" if prefix else "") + path.relative_to(root.folder).as_posix()
+            files.append(_input(clip, path, row, by_label, allowed))
+        kinds += labels.kinds
+        missing = labels.unused(set(paths))
         if missing:
             notes.append(f"tags.jsonl names {len(missing)} file(s) that are not there, such as {missing[0]}")
+    notes.append("labels from: " + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()))
     return Inputs(sorted(files, key=lambda file: file.clip), grouped_by, notes)
 
 
-def plan(inputs: Inputs, spec: CodecSpec) -> Plan:
+@dataclass(frozen=True)
+class _Root:
+    """What clips are named from, and the manifest that lists them, if one was given."""
+
+    folder: Path
+    manifest: Path | None = None
+
+
+def _members(given: Path) -> tuple[_Root, list[Path]]:
+    """The recordings that a source stands for. A manifest's root is its folder, where that holds them all."""
+    if not (given.is_file() and given.name.endswith(MANIFESTS)):
+        return _Root(given if given.is_dir() else given.parent), discover(given)
+    paths = manifest_files(given)
+    inside = all(path.is_relative_to(given.parent) for path in paths)
+    return _Root(given.parent if inside else Path(os.path.commonpath([path.parent for path in paths])), given), paths
+
+
+def _input(clip: str, path: Path, row: Mapping[str, Any], by_label: bool, allowed: Allowed | None) -> Input:
+    refused = None
+    if allowed is not None:
+        try:
+            allowed.check(row.get("licence"))
+        except PartimentoError as err:
+            refused = (err.code, f"{err.message}: {err.why}" if err.why else err.message)
+    found = path.stat()
+    return Input(
+        clip=clip,
+        path=path,
+        bytes=found.st_size,
+        source=str(row["source"]) if by_label and row.get("source") else clip,
+        tags=tagging.clean(row.get("tags") or ()),
+        caption=row.get("caption"),
+        licence=row.get("licence"),
+        origin=row.get("origin"),
+        refused=refused,
+        modified=found.st_mtime_ns,
+    )
+
+
+def plan(inputs: Inputs, spec: CodecSpec, *, upmix: bool = False) -> Plan:
     """Cut the inputs into units. `identity` has a hash for each thing that must not change under a running encode."""
     files = inputs.files
     total = sum(file.bytes for file in files)
-    most_files = max(FILES_PER_UNIT, -(-len(files) // MOST_UNITS))
-    most_bytes = max(BYTES_PER_UNIT, -(-total // MOST_UNITS))
+    most_files = max(FILES_PER_UNIT, math.isqrt(len(files)) // 8, -(-len(files) // MOST_UNITS))
+    parts = -(-total // BYTES_PER_UNIT)
+    most_bytes = BYTES_PER_UNIT * max(1, math.isqrt(parts) // 8, -(-2 * parts // MOST_UNITS))
     groups: list[list[Input]] = []
     room = 0
     for file in files:
@@ -115,18 +174,38 @@ def plan(inputs: Inputs, spec: CodecSpec) -> Plan:
         room -= file.bytes
     identity = {
         "codec": spec.to_json(),
-        "files": {"count": len(files), "bytes": total, "sha256": _hash([[f.clip, f.bytes] for f in files])},
-        "labels": _hash([[f.clip, f.source, f.tags, f.caption, f.licence] for f in files]),
-        "units": _hash([len(group) for group in groups]),
+        "files": {"count": len(files), "bytes": total, "sha256": _hash_rows([f.clip, f.bytes] for f in files)},
+        "labels": _hash_rows(map(_labels_of, files)),
+        "units": _hash_rows(len(group) for group in groups),
+        **({"upmix": True} if upmix else {}),
     }
     whole = _hash(identity)
     units = [Unit(number, _hash([whole, number]), group) for number, group in enumerate(groups)]
     return Plan(spec, inputs, units, identity)
 
 
+def _labels_of(file: Input) -> list[Any]:
+    """All that is said of it; what most recordings do not have comes last and is left out."""
+    row = [file.clip, file.source, file.tags, file.caption, file.licence]
+    return [*row, [file.origin, file.refused]] if file.origin or file.refused else row
+
+
+def _hash_rows(rows: Iterable[Any]) -> str:
+    """As `_hash` of the list, without the list."""
+    digest = hashlib.sha256(b"[")
+    for number, row in enumerate(rows):
+        digest.update((b"," if number else b"") + _canonical(row))
+    digest.update(b"]")
+    return digest.hexdigest()
+
+
 def _hash(tree: Any) -> str:
+    return hashlib.sha256(_canonical(tree)).hexdigest()
+
+
+def _canonical(tree: Any) -> bytes:
     text = json.dumps(tree, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _absolute(path: str | Path) -> Path:
@@ -134,7 +213,7 @@ def _absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
-def _labels(roots: Sequence[Path]) -> list[str]:
+def _prefixes(roots: Sequence[Path]) -> list[str]:
     """A short name for each source folder; none where there is only one."""
     if len(roots) == 1:
         return [""]
@@ -146,86 +225,3 @@ def _labels(roots: Sequence[Path]) -> list[str]:
             name = f"{root.name or 'root'}-{number}"
         names.append(name)
     return names
-
-
-class _Labels:
-    """The labels of the files below one source folder."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._tables: dict[Path, dict[Path, dict[str, Any]]] = {}
-
-    def of(self, path: Path) -> dict[str, Any]:
-        folder = path.parent
-        while True:
-            if folder not in self._tables:
-                self._tables[folder] = _read_table(folder)
-            if path in self._tables[folder]:
-                return self._tables[folder][path]
-            if folder == self.root:
-                return _read_sidecar(path)
-            folder = folder.parent
-
-    def unused(self, members: set[Path]) -> list[str]:
-        """Files that a table names and that do not exist (a file that was only not chosen is none of them)."""
-        named = {path for table in self._tables.values() for path in table}
-        return [str(path.relative_to(self.root)) for path in sorted(named - members) if not path.exists()]
-
-
-def _read_table(folder: Path) -> dict[Path, dict[str, Any]]:
-    """Rows of folder/tags.jsonl by file; none where there is no such table."""
-    path = folder / "tags.jsonl"
-    if not path.is_file():
-        return {}
-    rows = {}
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        row = _parse(line, f"{path}, line {number}")
-        if not isinstance(row.get("file"), str):
-            raise _unreadable(f"{path}, line {number}", 'it has no "file"')
-        rows[_absolute(folder / row["file"])] = row
-    return rows
-
-
-def _read_sidecar(path: Path) -> dict[str, Any]:
-    described, listed = path.with_suffix(".json"), path.with_suffix(".txt")
-    if described.is_file():
-        return _parse(_text(described), str(described))
-    if listed.is_file():
-        return {"tags": _text(listed).replace("\n", ",").split(",")}
-    return {}
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (UnicodeDecodeError, OSError) as err:
-        raise _unreadable(str(path), str(err)) from err
-
-
-def _parse(text: str, where: str) -> dict[str, Any]:
-    """One object of labels, its fields of the right kinds. Fields that are not ours are other programs' business."""
-    try:
-        row = json.loads(text)
-    except ValueError as err:
-        raise _unreadable(where, str(err)) from err
-    if not isinstance(row, Mapping):
-        raise _unreadable(where, "it is not a JSON object")
-    row = dict(row)
-    tags = row.get("tags")
-    if isinstance(tags, str):
-        row["tags"] = tags.split(",")
-    elif tags is not None and not (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)):
-        raise _unreadable(where, '"tags" must be a list of strings')
-    row.setdefault("licence", row.get("license"))
-    for name in ("source", "caption", "licence"):
-        if row.get(name) is not None and not isinstance(row[name], str):
-            raise _unreadable(where, f'"{name}" must be a string')
-    return row
-
-
-def _unreadable(where: str, why: str) -> PartimentoError:
-    return PartimentoError(
-        "PACK013", "the tags cannot be read", where=where, why=why, next="mend or remove that line or file"
-    )

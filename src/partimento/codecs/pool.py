@@ -1,7 +1,8 @@
 """The processes of an encode: started, fed, watched, replaced.
 
-A recording whose decoder crashes ends its process, not the job: the unit is tried again, and at the second crash at the
-same recording that one is skipped with PACK015. One that does not come back is skipped with PACK016.
+Decoders have processes of their own below these (hear.py), so what ends or holds up one of these is the codec: then the
+unit is tried again, and at the second crash at the same recording that one is skipped with PACK015. A recording that
+gets no further for too long is skipped with PACK016.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -19,26 +20,32 @@ from typing import Any
 
 from partimento.codecs import worker
 from partimento.codecs.inputs import Unit
-from partimento.codecs.worker import Task
+from partimento.codecs.worker import Setup, Task
 from partimento.errors import PartimentoError
 
 CRASHES = 2  # at one recording, before it is skipped
-READ_SECONDS = 120.0  # that decoding may take, and one more for each
-READ_BYTES = 256 * 2**10
+STEP_SECONDS = 600.0  # for one step of a recording: some seconds of it decoded and coded
 START_SECONDS = 300.0  # to import and open the codec
 
-# No state is inherited either way. On Linux a clean server imports torch once, and its forks start in milliseconds.
+# No state is inherited either way. On Linux a clean server imports torch and scipy once, and its forks start at once.
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 if sys.platform == "linux":
-    _CONTEXT.set_forkserver_preload(["partimento.codecs.worker"])
+    _CONTEXT.set_forkserver_preload(["partimento.codecs.worker", "scipy.signal"])
 
-Done = Callable[[Unit, int, float], None]
+
+class Listener:
+    """Is told of every recording and every unit that is done."""
+
+    def clip(self, unit: Unit, index: int, seconds: float, reject: str | None) -> None: ...
+
+    def unit(self, unit: Unit) -> None: ...
 
 
 @dataclass
 class _Worker:
     process: BaseProcess
     pipe: Connection
+    device: str
     deadline: float
     ready: bool = False
     unit: Unit | None = None
@@ -47,86 +54,103 @@ class _Worker:
 
 @dataclass
 class Pool:
-    """`run` encodes units in `jobs` processes and calls `done(unit, file index, seconds of audio)` for each recording.
+    """`run` encodes units in `jobs` processes, which take turns on the `devices`.
 
+    A unit is taken from the iterable only when a process is free for it.
     Raises what a worker raises (a full disk: SYS002), and PACK018 where a worker does not come up.
     """
 
-    codec: str
+    setup: Setup
     pack: Path
     jobs: int
-    read_seconds: float = READ_SECONDS
+    devices: Sequence[str] = ("cpu",)
+    step_seconds: float = STEP_SECONDS
     _workers: list[_Worker] = field(default_factory=list)
+    _again: list[Unit] = field(default_factory=list)
     _crashes: dict[tuple[int, int], int] = field(default_factory=dict)
     _skip: dict[int, dict[int, worker.Reject]] = field(default_factory=dict)
 
-    def run(self, units: Sequence[Unit], done: Done) -> None:
-        waiting = list(reversed(units))
-        left = len(units)
+    def run(self, units: Iterable[Unit], listener: Listener) -> None:
+        source = iter(units)
         try:
-            while left:
-                busy = sum(1 for one in self._workers if one.unit)
-                while len(self._workers) < min(self.jobs, len(waiting) + busy):
-                    self._workers.append(self._start())
-                for one in list(self._workers):
-                    if one.ready and one.unit is None and waiting:
-                        self._give(one, waiting)
-                left -= self._hear(waiting, done)
+            while True:
+                while self._has_room() and (unit := self._next(source)) is not None:
+                    self._give(self._free(), unit)
+                if not any(one.unit for one in self._workers):
+                    return
+                self._hear(listener)
         finally:
             self._stop()
 
-    def _start(self) -> _Worker:
+    def _next(self, source: Iterator[Unit]) -> Unit | None:
+        return self._again.pop() if self._again else next(source, None)
+
+    def _has_room(self) -> bool:
+        return sum(1 for one in self._workers if one.unit) < self.jobs
+
+    def _free(self) -> _Worker:
+        for one in self._workers:
+            if one.unit is None:
+                return one
+        used = [one.device for one in self._workers]
+        device = min(self.devices, key=used.count)
         ours, theirs = _CONTEXT.Pipe()
-        process = _CONTEXT.Process(target=worker.main, args=(theirs, self.codec, self.pack), daemon=True)
+        setup = replace(self.setup, device=device)
+        process = _CONTEXT.Process(target=worker.main, args=(theirs, setup, self.pack), daemon=True)
         process.start()
         theirs.close()  # else its end would not be seen here when the process ends
-        return _Worker(process, ours, time.monotonic() + START_SECONDS)
+        self._workers.append(_Worker(process, ours, device, time.monotonic() + START_SECONDS))
+        return self._workers[-1]
 
-    def _give(self, one: _Worker, waiting: list[Unit]) -> None:
-        one.unit, one.file = waiting.pop(), None
+    def _give(self, one: _Worker, unit: Unit) -> None:
+        one.unit, one.file = unit, None
+        if one.ready:
+            self._send(one, unit)
+
+    def _send(self, one: _Worker, unit: Unit) -> None:
         try:
-            one.pipe.send(Task(one.unit, self._skip.get(one.unit.number, {})))
+            one.pipe.send(Task(unit, self._skip.get(unit.number, {})))
+            one.deadline = time.monotonic() + self.step_seconds
         except OSError:  # it just ended; `_hear` finds that out and gives the unit back
             one.deadline = 0.0
 
-    def _hear(self, waiting: list[Unit], done: Done) -> int:
-        """Take what the workers have to say; the number of units that were finished."""
-        finished = 0
+    def _hear(self, listener: Listener) -> None:
+        """Take what the workers have to say."""
         pipes = {one.pipe: one for one in self._workers}
         for pipe in connection.wait(list(pipes), timeout=1.0):
             one = pipes[pipe]  # type: ignore[index]
             try:
                 message = one.pipe.recv()
             except (EOFError, OSError):
-                self._ended(one, waiting)
+                self._ended(one)
                 continue
-            finished += self._take(one, message, done)
+            self._take(one, message, listener)
         now = time.monotonic()
         for one in list(self._workers):
             if now > one.deadline and not one.pipe.poll():  # this process may have been slow to listen
-                self._overdue(one, waiting)
-        return finished
+                self._overdue(one)
 
-    def _take(self, one: _Worker, message: tuple[Any, ...], done: Done) -> int:
+    def _take(self, one: _Worker, message: tuple[Any, ...], listener: Listener) -> None:
         kind, *values = message
-        one.deadline = float("inf")
         if kind == "error":
             raise values[0]
+        one.deadline = time.monotonic() + self.step_seconds
+        unit = one.unit
+        assert unit is not None
         if kind == "ready":
             one.ready = True
-        elif kind == "reading":
-            one.file, size = values
-            one.deadline = time.monotonic() + self.read_seconds + size / READ_BYTES
+            self._send(one, unit)
+        elif kind == "coding":
+            one.file = values[0]
         elif kind == "clip":
-            assert one.unit is not None
             one.file = None
-            done(one.unit, *values)
+            listener.clip(unit, *values)
         elif kind == "unit":
             one.unit = None
-            return 1
-        return 0
+            one.deadline = float("inf")
+            listener.unit(unit)
 
-    def _ended(self, one: _Worker, waiting: list[Unit]) -> None:
+    def _ended(self, one: _Worker) -> None:
         """A worker is gone: blame the recording that it was at, try its unit again."""
         one.process.join(timeout=10)
         code = one.process.exitcode
@@ -147,10 +171,10 @@ class Pool:
             )
         if one.unit is not None:
             if one.file is not None and self._crashes[place] >= CRASHES:
-                self._reject(one.unit, one.file, "PACK015", f"reading or encoding it ended the process ({how})")
-            waiting.append(one.unit)
+                self._reject(one.unit, one.file, "PACK015", f"encoding it ended the process ({how})")
+            self._again.append(one.unit)
 
-    def _overdue(self, one: _Worker, waiting: list[Unit]) -> None:
+    def _overdue(self, one: _Worker) -> None:
         one.process.kill()
         if not one.ready:
             raise PartimentoError(
@@ -159,8 +183,8 @@ class Pool:
         self._remove(one)
         if one.unit is not None:
             if one.file is not None:
-                self._reject(one.unit, one.file, "PACK016", "reading it took too long")
-            waiting.append(one.unit)
+                self._reject(one.unit, one.file, "PACK016", "it got no further for too long")
+            self._again.append(one.unit)
 
     def _reject(self, unit: Unit, index: int, code: str, reason: str) -> None:
         self._skip.setdefault(unit.number, {})[index] = (code, reason)

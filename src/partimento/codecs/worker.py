@@ -1,20 +1,22 @@
 """A worker process of encode: units of recordings in, shards and journal records out.
 
-It reports over a pipe, in tuples: ("ready",), ("reading", index, bytes), ("coding", index), ("clip", index, seconds),
-("unit",) and ("error", PartimentoError). Its parent reads from these where it was when it crashed or hung.
+It owns one codec on one device; decoding goes on ahead of it in child processes (hear.py). It reports over a pipe, in
+tuples: ("ready",), ("coding", index), ("clip", index, seconds of audio, reject code or None), ("unit",) and ("error",
+PartimentoError). Its parent reads from these where it was when it crashed or hung.
 """
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +24,12 @@ from numpy.typing import NDArray
 
 import partimento
 from partimento import commit
-from partimento.audio import files, loudness
+from partimento.audio import files
 from partimento.codecs import journal
-from partimento.codecs.codec import Codec, encode_whole, open_codec
+from partimento.codecs.codec import Codec, encode_stream, encode_whole, open_codec
+from partimento.codecs.hear import Ahead, Heard
 from partimento.codecs.inputs import Input, Unit
 from partimento.codecs.journal import Record
-from partimento.codecs.layout import arrange
 from partimento.errors import PartimentoError
 from partimento.tokens import shards
 from partimento.tokens.clips import ClipRow
@@ -35,6 +37,32 @@ from partimento.tokens.writer import shard_file
 
 Reject = tuple[str, str]  # code, reason
 Report = Callable[..., None]
+_WORTH_ANOTHER_TRY = ("AUDIO009", "PACK031")  # a dead or stuck decoder, a file that changed
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all workers of an encode have in common, and (device, readers) what each has of its own."""
+
+    codec: str
+    layout: str = "mono"
+    books: tuple[int, ...] | None = None
+    upmix: bool = False
+    device: str = "cpu"
+    readers: int = 1
+
+    def open(self) -> Codec:
+        return open_codec(self.codec, self.device, layout=self.layout, books=self.books)
+
+    def versions(self) -> dict[str, str]:
+        """Of everything that turns a file into samples and samples into codes: others may give other codes."""
+        return {
+            "partimento": partimento.__version__,
+            "decoder": files.DECODER,
+            "resampler": files.RESAMPLER,
+            "torch": torch.__version__,
+            "device": self.device.partition(":")[0],
+        }
 
 
 @dataclass(frozen=True)
@@ -45,46 +73,27 @@ class Task:
     skip: dict[int, Reject]
 
 
-def load_codec(name: str) -> Codec:
-    """`open_codec(name)`, or the codec that module:function gives. Raises CODEC001 and others, PACK020."""
-    module, colon, function = name.partition(":")
-    if not colon or Path(name).exists():
-        return open_codec(name)
-    try:
-        codec: Codec = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError) as err:
-        raise PartimentoError(
-            "PACK020",
-            f"the codec {name!r} cannot be opened",
-            why=str(err),
-            next="name it module:function, where the module can be imported",
-        ) from err
-    return codec
+def devices(wanted: str = "auto") -> list[str]:
+    """The devices that `--device` means: all GPUs, else the Mac's, else the CPU. Raises CODEC010 for other names."""
+    if wanted in ("auto", "cuda") and torch.cuda.is_available():
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    if wanted == "auto":
+        return ["mps" if torch.backends.mps.is_available() else "cpu"]
+    if wanted.partition(":")[0] not in ("cpu", "cuda", "mps"):
+        raise PartimentoError("CODEC010", f"there is no device {wanted!r}", next="use auto, cpu, cuda or mps")
+    return [wanted]
 
 
-def versions() -> dict[str, str]:
-    """Of everything that turns a file into samples and samples into codes: other versions may give other codes."""
-    return {
-        "partimento": partimento.__version__,
-        "decoder": files.DECODER,
-        "resampler": files.RESAMPLER,
-        "torch": torch.__version__,
-    }
-
-
-def main(pipe: Connection, codec_name: str, pack: Path) -> None:
+def main(pipe: Connection, setup: Setup, pack: Path) -> None:
     """Entry of the process. Ends when it is told None, or when its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     try:
-        codec = load_codec(codec_name)
-        # A codec that cannot encode at all must show before it is blamed on the recordings.
-        silence_CN = np.zeros((1, codec.spec.sample_rate // 10 + 1), dtype=np.float32)
-        encode_whole(codec, arrange(silence_CN, codec.spec.layout).wave_CN)
+        worker = Worker(setup, pack, lambda *message: pipe.send(message))
         pipe.send(("ready",))
         while (task := pipe.recv()) is not None:
-            journal.write(pack, encode_unit(task, codec, pack, lambda *message: pipe.send(message)))
+            journal.write(pack, worker.encode_unit(task))
             pipe.send(("unit",))
     except PartimentoError as err:
         pipe.send(("error", err))
@@ -97,73 +106,81 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def encode_unit(task: Task, codec: Codec, pack: Path, report: Report) -> Record:
-    """Make the shard of a unit. What cannot be used becomes a reject; a full disk ends the work (SYS002)."""
-    codes: list[NDArray[np.integer]] = []
-    rows: list[ClipRow] = []
-    rejects: list[dict[str, str]] = []
-    decoders: set[str] = set()
-    frames = downmixed = resampled = 0
-    for index, file in enumerate(task.unit.files):
-        seconds = 0.0
-        try:
-            if index in task.skip:
-                code, reason = task.skip[index]
-                raise PartimentoError(code, reason)
-            report("reading", index, file.bytes)
-            heard = hear(file, codec)
-            report("coding", index)
-            codes_TK = encode_whole(codec, heard.wave_CN)
-            shards.check_range(codes_TK, codec.spec.cardinalities, where=file.clip)
-        except PartimentoError as err:
-            # The journal's words must not depend on where the recordings lie.
-            reason = f"{err.message}: {err.why}" if err.why else err.message
-            reason = reason.replace(str(file.path), file.clip).replace(str(file.path.parent) + os.sep, "")
-            rejects.append({"file": file.clip, "code": err.code, "reason": reason})
-        else:
+class Worker:
+    """A codec, open and tried, and its readers."""
+
+    def __init__(self, setup: Setup, pack: Path, report: Report) -> None:
+        self.setup, self.pack, self.report = setup, pack, report
+        self.codec = setup.open()
+        self.spec = self.codec.spec
+        # A codec that cannot encode at all must show before it is blamed on the recordings.
+        encode_whole(self.codec, np.zeros((self.spec.channels, self.spec.sample_rate // 10 + 1), dtype=np.float32))
+        self._ahead = Ahead(self.spec, setup.upmix, setup.readers)
+
+    def encode_unit(self, task: Task) -> Record:
+        """Make the shard of a unit. What cannot be used becomes a reject; a full disk ends the work (SYS002)."""
+        unit = task.unit
+        codes: list[NDArray[np.uint16]] = []
+        record = Record(unit.id, unit.number, self.setup.versions(), None, [], [], {}, [], 0, 0, 0)
+        heard: list[Heard] = []
+        frames = 0
+        chosen = [i for i, file in enumerate(unit.files) if i not in task.skip and not file.refused]
+        channels = dict(zip(chosen, self._ahead.open([unit.files[i] for i in chosen]), strict=True))
+        for index, file in enumerate(unit.files):
+            try:
+                if index not in channels:
+                    raise PartimentoError(*(task.skip.get(index) or file.refused or ()))
+                self.report("coding", index)
+                codes_TK, was = self._code(index, file, channels[index])
+            except PartimentoError as err:
+                self._reject(record, file, err)
+                self.report("clip", index, 0.0, err.code)
+                continue
+            finally:
+                if index in channels:
+                    channels[index].close()
             codes.append(codes_TK)
-            rows.append(_row(file, heard, task.unit.number, frames, len(codes_TK)))
+            record.clips.append(_row(file, was, unit.number, frames, len(codes_TK)))
+            heard.append(was)
             frames += len(codes_TK)
-            decoders.add(heard.decoder)
-            downmixed += heard.channels > heard.wave_CN.shape[0]
-            resampled += heard.sample_rate != codec.spec.sample_rate
-            seconds = heard.wave_CN.shape[-1] / codec.spec.sample_rate
-        report("clip", index, seconds)
-    made = shards.write(pack, shard_file(task.unit.number), codes, codec.spec.cardinalities) if codes else None
-    return Record(
-        task.unit.id, task.unit.number, versions(), made, rows, rejects, sorted(decoders), downmixed, resampled
-    )
+            self.report("clip", index, was.samples / self.spec.sample_rate, None)
+        shard = shards.write(self.pack, shard_file(unit.number), codes, self.spec.cardinalities) if codes else None
+        return replace(
+            record,
+            shard=shard,
+            decoders=sorted({was.decoder for was in heard}),
+            downmixed=sum(was.done == "downmixed" for was in heard),
+            upmixed=sum(was.done == "upmixed" for was in heard),
+            resampled=sum(was.sample_rate != self.spec.sample_rate for was in heard),
+        )
 
+    def _code(
+        self, index: int, file: Input, channel: Iterable[NDArray[np.float32]]
+    ) -> tuple[NDArray[np.uint16], Heard]:
+        """Codes [T, K] of one recording. A decoder that died or hung gets another try."""
+        try:
+            return self._coded(index, file, channel)
+        except PartimentoError as err:
+            if err.code not in _WORTH_ANOTHER_TRY:
+                raise
+        return self._coded(index, file, self._ahead.again(file))
 
-@dataclass(frozen=True)
-class Heard:
-    """A recording as the codec takes it (wave_CN at its rate and layout), and what it was."""
+    def _coded(self, index: int, file: Input, blocks: Any) -> tuple[NDArray[np.uint16], Heard]:
+        parts = []
+        for codes_TK in encode_stream(self.codec, blocks):
+            shards.check_range(codes_TK, self.spec.cardinalities, where=file.clip)
+            parts.append(codes_TK.astype(np.uint16))
+            self.report("coding", index)
+        heard: Heard = blocks.heard
+        return np.concatenate(parts), heard
 
-    wave_CN: NDArray[np.float32]
-    channels: int
-    sample_rate: int
-    decoder: str
-    sha256: str
-    loudness: float | None
-    peak: float
-
-
-def hear(file: Input, codec: Codec) -> Heard:
-    """Decode, measure, mix to the codec's layout, resample. Raises AUDIO errors, PACK017 (no samples)."""
-    audio = files.read(file.path)
-    arranged = arrange(audio.wave_CN, codec.spec.layout)
-    wave_CN = files.resample(arranged.wave_CN, audio.sample_rate, codec.spec.sample_rate)
-    if wave_CN.shape[-1] == 0:
-        raise PartimentoError("PACK017", f"{file.clip} holds no sample at {codec.spec.sample_rate} Hz")
-    return Heard(
-        wave_CN=wave_CN,
-        channels=arranged.channels,
-        sample_rate=audio.sample_rate,
-        decoder=audio.decoder,
-        sha256=commit.sha256(file.path),
-        loudness=loudness.loudness(audio.wave_CN, audio.sample_rate),
-        peak=loudness.peak_dbfs(audio.wave_CN),
-    )
+    def _reject(self, record: Record, file: Input, err: PartimentoError) -> None:
+        # The journal's words must not depend on where the recordings lie.
+        reason = f"{err.message}: {err.why}" if err.why else err.message
+        reason = reason.replace(str(file.path), file.clip).replace(str(file.path.parent) + os.sep, "")
+        record.rejects.append({"file": file.clip, "code": err.code, "reason": reason})
+        with contextlib.suppress(OSError):
+            record.hashes[file.clip] = commit.sha256(file.path)
 
 
 def _row(file: Input, heard: Heard, shard: int, first_frame: int, frames: int) -> ClipRow:
@@ -173,11 +190,12 @@ def _row(file: Input, heard: Heard, shard: int, first_frame: int, frames: int) -
         shard=shard,
         first_frame=first_frame,
         frames=frames,
-        samples=heard.wave_CN.shape[-1],
+        samples=heard.samples,
         sha256=heard.sha256,
         loudness=None if heard.loudness is None else round(heard.loudness, 3),
         peak=round(heard.peak, 3),
         tags=file.tags,
         caption=file.caption,
         licence=file.licence,
+        origin=file.origin,
     )

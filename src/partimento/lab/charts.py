@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,7 @@ def line_chart(
     x_label: str = "optimizer step",
     levels: Sequence[Level] = (),
     log_y: bool = False,
+    log_x: bool = False,
     marks: Sequence[float] = (),
     width: float = HALF,
     height: float = 2.7,
@@ -84,8 +85,10 @@ def line_chart(
     figure, axes = _figure(1, 1, width, height, _room([*lines, *levels]))
     axis = axes[0]
     if log_y and _ratio(lines) > 3:  # over less than that a log axis has no round numbers to show
-        _log_scale(axis)
+        _log_scale(axis, "y")
         y_label += ", log scale"
+    if log_x:
+        _log_scale(axis, "x")
     labels = _draw(axis, lines, levels)
     if marks:
         axis.plot(list(marks), [0.015] * len(marks), "|", color=VERMILION, ms=7, transform=axis.get_xaxis_transform())
@@ -121,6 +124,40 @@ def by_book(name: str, rows: Sequence[Line], *, y_label: str, height: float = 2.
     axes[0].set_xlabel("codebook, coarse to fine")
     axes[0].set_title(y_label, loc="left", color=MUTED, fontsize=_FONT)
     _place(axes[0], labels, height)
+    return _svg(figure, name)
+
+
+def histogram(
+    name: str,
+    edges: Sequence[float],
+    counts: Sequence[float],
+    *,
+    y_label: str,
+    x_label: str,
+    log_x: bool = False,
+    levels: Sequence[Level] = (),
+    mark: tuple[float, str] | None = None,
+    colour: str = BLUE,
+    width: float = HALF,
+    height: float = 2.7,
+) -> str:
+    """Bars from edges[i] to edges[i + 1]; `mark` is a place on the x axis and its name."""
+    figure, axes = _figure(1, 1, width, height, _room(levels))
+    axis = axes[0]
+    if log_x:
+        _log_scale(axis, "x")
+    left, right = np.asarray(edges[:-1], dtype=float), np.asarray(edges[1:], dtype=float)
+    axis.bar(left, counts, right - left, align="edge", color=colour, alpha=0.85, edgecolor="none")
+    labels = _draw(axis, (), levels)
+    if mark is not None:
+        axis.axvline(mark[0], color=VERMILION, linestyle="--", linewidth=1.1)
+        axis.annotate(
+            mark[1], (mark[0], 0.93), xycoords=("data", "axes fraction"), xytext=(4, 0), textcoords="offset points",
+            color=VERMILION, fontsize=_FONT - 0.5,
+        )  # fmt: skip
+    axis.set_xlabel(x_label)
+    axis.set_title(y_label, loc="left", color=MUTED, fontsize=_FONT)
+    _place(axis, labels, height)
     return _svg(figure, name)
 
 
@@ -180,13 +217,14 @@ def _number(value: float, _: int) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"
 
 
-def _log_scale(axis: Axes) -> None:
+def _log_scale(axis: Axes, which: Literal["x", "y"]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.yaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_major_formatter(FuncFormatter(_number))
+    (axis.set_yscale if which == "y" else axis.set_xscale)("log")
+    way = axis.yaxis if which == "y" else axis.xaxis
+    way.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if which == "y" else (1.0,)))
+    way.set_minor_locator(NullLocator())
+    way.set_major_formatter(FuncFormatter(_number))
 
 
 def _draw(axis: Axes, lines: Sequence[Line], levels: Sequence[Level], marker: str = "") -> list[tuple[float, str, str]]:

@@ -131,7 +131,7 @@ def mask_is_causal(bench: Bench) -> Check:
         return Check("causality", None, "only a model that plays step by step must be causal")
     module = bench.task.module
     batch = bench.task.batch(0, 0)
-    rows_BSK = batch.grid_BSK[:, :-1].to(next(module.parameters()).device)
+    rows_BSK = batch.grid_BSK[:, :-1].to(next(module.parameters()).device).long()
     middle = rows_BSK.shape[1] // 2
     changed_BSK = rows_BSK.clone()
     changed_BSK[:, middle:] = (changed_BSK[:, middle:] + 1) % int(module.config.outputs)  # type: ignore[union-attr,arg-type]

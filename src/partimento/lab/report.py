@@ -10,16 +10,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 import partimento
 from partimento import commit
-from partimento.lab import facts, figures, gallery
+from partimento.lab import facts, figures, gallery, page
 from partimento.lab.verdict import judge, latest
 from partimento.runs.events import read_events
 from partimento.runs.run import Run
@@ -35,8 +33,8 @@ def report(run_path: str | Path, to: str | Path | None = None) -> Path:
     """
     run = Run.open(run_path)
     target = Path(to) if to is not None else run.path / "report.html"
-    page = _environment().get_template("report.html").render(**_context(run))
-    commit.text(target, page)
+    text = page.environment().get_template("report.html").render(**_context(run))
+    commit.text(target, text)
     return target
 
 
@@ -46,7 +44,7 @@ def _context(run: Run) -> dict[str, Any]:
     baseline = latest(events, "baseline") or {}
     demos = gallery.read_demos(run.demos_path, baseline.get("data_entropy_K"), AUDIO_BUDGET)
     verdict = judge(events)
-    style, script = _asset("report.css"), _asset("report.js")
+    style, script = page.asset("report.css"), page.asset("report.js")
     return {
         "style": Markup(style),
         "script": Markup(script),
@@ -79,21 +77,3 @@ def _context(run: Run) -> dict[str, Any]:
         },
         "version": partimento.__version__,
     }
-
-
-def _asset(name: str) -> str:
-    return (resources.files("partimento.lab") / "templates" / name).read_text(encoding="utf-8")
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("partimento.lab"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["svg"] = Markup
-    environment.filters["megabytes"] = lambda size: f"{size / 1e6:.1f} MB"
-    environment.filters["number"] = lambda value, digits=3: "–" if value is None else f"{value:.{digits}f}"
-    return environment

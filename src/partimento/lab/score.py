@@ -22,6 +22,7 @@ from partimento.progress import Progress, Quiet
 from partimento.runs.events import read_events
 from partimento.runs.run import Run
 from partimento.sampling import probe
+from partimento.tokens import entropy
 from partimento.tokens.pack import Pack
 
 YARDSTICK_WINDOWS = 32
@@ -73,13 +74,14 @@ def score(
     against: str | Path | None = None,
     run: str | Path | None = None,
     *,
+    codec: str | None = None,
     progress: Progress | None = None,
 ) -> list[Score]:
     """Score audio files (folders are searched), `against` the codes of a pack too; and the held-out figures of a `run`.
 
     A file that cannot be read or measured becomes a Score with its error, and the others are scored. Raises LAB004
-    (nothing to score), AUDIO001 (no audio there), SYS004 (no such path), LAB005 (the pack's codec is not the one
-    installed), and the errors of the pack and the run.
+    (nothing to score), AUDIO001 (no audio there), SYS004 (no such path), PACK009 (`codec`, or the one of the name that
+    the pack gives, is not the pack's), and the errors of the pack and the run.
     """
     progress = progress or Quiet()
     places = [Path(path) for path in paths]
@@ -92,7 +94,7 @@ def score(
         opened = Run.open(run)
         scores.append(Score(opened.id, verdict=judge(read_events(opened.events_path))))
     found = files.discover(places) if places else []
-    yardstick = _Against(Pack.open(against)) if against is not None and found else None
+    yardstick = _Against(Pack.open(against), codec) if against is not None and found else None
     if found:
         progress.stage("score", "each file is decoded and measured" + (", and encoded" if yardstick else ""))
     for number, path in enumerate(found, 1):
@@ -117,19 +119,11 @@ def _score_file(path: Path, against: _Against | None) -> Score:
 class _Against:
     """A pack to compare with: its codec, the counts of its training codes, its held-out windows."""
 
-    def __init__(self, pack: Pack) -> None:
-        from partimento.codecs.codec import open_codec
+    def __init__(self, pack: Pack, codec: str | None) -> None:
+        from partimento.codecs.codec import open_like
 
         self.pack, self.spec = pack, pack.spec
-        self.codec = open_codec(pack.spec.codec)
-        if self.codec.spec != pack.spec:
-            raise PartimentoError(
-                "LAB005",
-                f"the pack was encoded by another {pack.spec.codec} than the one that is installed",
-                where=str(pack.path),
-                why=f"weights {pack.spec.weights[:12]} in the pack, {self.codec.spec.weights[:12]} here",
-                next="encode the recordings again: partimento encode SRC --to PACK",
-            )
+        self.codec = open_like(pack.spec, name=codec)
         self.counts_KV = self._count()
         self.held_out = pack.split("valid")
         self._yardsticks: dict[int, tuple[CodeFigures, int]] = {}
@@ -178,7 +172,7 @@ class _Against:
         counts_KV = np.zeros((self.spec.codebooks, self.spec.cardinality), dtype=np.int64)
         for index in range(len(clips)):
             clip = int(clips[keyed.permute(index, len(clips), "score")])
-            counts_KV += probe.counts(self.pack.read(clip), self.spec.cardinality)
+            counts_KV += entropy.counts(self.pack.read(clip), self.spec.cardinality)
             if counts_KV[0].sum() >= COUNTED_FRAMES:
                 break
         return counts_KV

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from partimento.tokens import entropy as measure
+
 NGRAM = 8
 """frames in an n-gram: about a tenth of a second at 86 frames/s, too long to return by chance"""
 
@@ -49,32 +51,20 @@ def probe(codes_TK: NDArray[np.integer], cardinality: int, counts_KV: NDArray | 
     )
 
 
-def counts(codes_TK: NDArray[np.integer], cardinality: int) -> NDArray[np.int64]:
-    """[K, V]: how often each code occurs. Raises ValueError for an id outside 0..V-1."""
-    codes_TK = np.asarray(codes_TK, dtype=np.int64)
-    if codes_TK.size and not 0 <= codes_TK.min() <= codes_TK.max() < cardinality:
-        raise ValueError(f"ids {codes_TK.min()}..{codes_TK.max()} are not codes below {cardinality}")
-    return np.stack([np.bincount(book, minlength=cardinality) for book in codes_TK.T])
-
-
 def entropy(codes_TK: NDArray[np.integer], cardinality: int) -> NDArray[np.float64]:
-    """[K]: -sum p ln p of the codes' own frequencies. At most ln(min(T, V)); NaN without a frame."""
-    count_KV = counts(codes_TK, cardinality)
-    p_KV = count_KV / np.where(len(codes_TK), len(codes_TK), np.nan)
-    return -(p_KV * np.log(np.where(count_KV > 0, p_KV, 1.0))).sum(axis=1)
+    """[K]: nats of the codes' own frequencies, at most ln(min(T, V)); NaN without a frame. Raises ValueError as
+    `tokens.entropy.counts` does."""
+    return measure.entropy(measure.counts(codes_TK, cardinality))
 
 
 def coverage(codes_TK: NDArray[np.integer], cardinality: int) -> NDArray[np.float64]:
     """[K]: share of the V codes that occur at least once."""
-    return (counts(codes_TK, cardinality) > 0).mean(axis=1)
+    return measure.coverage(measure.counts(codes_TK, cardinality))
 
 
 def unigram_kl(codes_TK: NDArray[np.integer], counts_KV: NDArray) -> NDArray[np.float64]:
-    """[K]: KL(played || data) = sum p ln(p / q), finite, since q = (count + 1) / (sum + V) of the data's counts."""
-    count_KV = counts(codes_TK, counts_KV.shape[1])
-    p_KV = count_KV / np.where(len(codes_TK), len(codes_TK), np.nan)
-    q_KV = (counts_KV + 1.0) / (counts_KV.sum(axis=1, keepdims=True) + counts_KV.shape[1])
-    return (p_KV * np.log(np.where(count_KV > 0, p_KV / q_KV, 1.0))).sum(axis=1)
+    """[K]: KL(played || data), finite."""
+    return measure.divergence(measure.counts(codes_TK, counts_KV.shape[1]), counts_KV)
 
 
 def frame_ids(codes_TK: NDArray[np.integer]) -> NDArray[np.int64]:

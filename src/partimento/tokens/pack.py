@@ -1,97 +1,128 @@
 """Reading packs: a folder of codes that is verified before it is believed.
 
-What is checked, and when: pack.json (its own checksum) and clips.parquet (sha256) on opening; a shard's size and header
-when it is first touched; a clip's crc32 and the range of its codes when it is first read. `verify="quick"` touches all
-shards at once, `verify="full"` hashes everything. `verify()` lists all damage instead of stopping at the first.
+What is checked, and when: pack.json (its checksum, and whether it makes sense) and the clip table's sha256 on opening;
+where the clips lie when the first is read; a shard's size and header when it is first touched; a clip's crc32 and the
+range of its codes when it is first read. `verify="quick"` touches all shards at once, `verify="full"` hashes
+everything. `damage()` lists all that is wrong instead of stopping at the first.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import zlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from partimento import commit
 from partimento.errors import PartimentoError
 from partimento.tokens import clips as table
 from partimento.tokens import shards
-from partimento.tokens.clips import Clips
+from partimento.tokens.clips import SPLITS, Clips
+from partimento.tokens.manifest import (
+    FORMAT,
+    SCHEMA_VERSION,
+    checksum,
+    fingerprint,
+    inspect,
+    parse_commit,
+    read_commit,
+    shard_number,
+    table_of,
+)
 from partimento.tokens.shards import Shard
 from partimento.tokens.spec import CodecSpec
+from partimento.tokens.store import is_far
 
-FORMAT = "partimento pack"
-SCHEMA_VERSION = 1
-SPLITS = ("train", "valid")
+__all__ = [
+    "FORMAT",
+    "SCHEMA_VERSION",
+    "SPLITS",
+    "Pack",
+    "checksum",
+    "fingerprint",
+    "inspect",
+    "parse_commit",
+    "read_commit",
+]
 
-
-def checksum(content: Mapping[str, Any]) -> str:
-    """sha256 over all of pack.json but itself."""
-    return _hash({name: value for name, value in content.items() if name != "checksum"})
-
-
-def fingerprint(content: Mapping[str, Any]) -> str:
-    """The identity of a pack's data: schema, codec, the shards' hashes and the essentials of its clip table."""
-    return _hash(
-        {
-            "schema": content["schema"],
-            "codec": content["codec"],
-            "shards": sorted(shard["sha256"] for shard in content["shards"]),
-            "clips": content["clips"],
-        }
-    )
-
-
-def _hash(tree: Any) -> str:
-    text = json.dumps(tree, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+UNSEEN, WHOLE, DAMAGED = 0, 1, 2
+_BLOCK = 2**20  # clips whose places are checked at a time
+Verify = Literal["lazy", "quick", "full"]
 
 
 class Pack:
-    """An opened pack. Use `Pack.open`."""
+    """An opened pack. Use `Pack.open`.
 
-    def __init__(self, path: Path, content: dict[str, Any], clips: Clips) -> None:
+    `content` is pack.json as it is. `fetch(shard)` is called before a shard's file is opened, for packs whose shards
+    come from elsewhere. `corrupt_budget` is how many damaged clips `ensure` bears before it raises; `corrupt` are the
+    errors that it has borne.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        content: dict[str, Any],
+        clips: Clips,
+        fetch: Callable[[Shard], None] | None = None,
+        corrupt_budget: int = 0,
+    ) -> None:
         self.path = path
         self.content = content
-        """pack.json as it is."""
         self.spec = CodecSpec.from_json(content["codec"])
         self.fingerprint: str = content["fingerprint"]
         self.clips = clips
-        self.shards = {int(Path(shard["file"]).stem): Shard(**shard) for shard in content["shards"]}
+        self.shards = {shard_number(shard["file"]): Shard(**shard) for shard in content["shards"]}
         self.totals: dict[str, Any] = content["totals"]
+        self.fetch = fetch
+        self.corrupt_budget = corrupt_budget
+        self.corrupt: list[PartimentoError] = []
+        if len(clips) != self.totals["clips"]:
+            raise table.unsound(clips.path, f"it has {len(clips)} rows, and pack.json {self.totals['clips']} clips")
         self._mapped: dict[int, tuple[NDArray[np.uint16], NDArray[np.uint32]]] = {}
-        self._seen = np.zeros(len(clips), dtype=bool)
-        shard_starts = np.searchsorted(clips.shard, np.arange(clips.shard.max(initial=-1) + 1))
-        self._place = np.arange(len(clips)) - shard_starts[clips.shard]  # number of a clip inside its shard
+        self._state = np.zeros(len(clips), dtype=np.uint8)
+        counts = [shard.clips for shard in self.shards.values()]
+        starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self.shard_starts = dict(zip(self.shards, starts[:-1].tolist(), strict=True))
+        """Number of the first clip of each shard; the clips of a shard follow one another."""
 
     @classmethod
-    def open(cls, path: str | Path, verify: Literal["lazy", "quick", "full"] = "lazy") -> Pack:
-        """Open the pack at `path`.
+    def open(cls, path: str | Path, verify: Verify = "lazy", corrupt_budget: int = 0) -> Pack:
+        """Open the pack at `path`, a folder or any URL that fsspec reads.
 
-        Raises PACK001 (no pack there, or an encode that has not finished), PACK002 (pack.json changed or unreadable),
-        PACK003 (clip table or rejects do not match), PACK004 to PACK006 (shards, see `read`).
+        Raises PACK001 (no pack there, or an encode that has not finished), PACK002 (pack.json changed, or of another
+        schema), PACK003 (the clip table is another), PACK040, PACK041 (pack.json or table hold what cannot be), and
+        unless `verify` is "lazy" PACK004 to PACK006 (shards, see `read`), PACK046.
         """
+        if is_far(path):
+            from partimento.tokens import far
+
+            return far.open_pack(path, verify=verify, corrupt_budget=corrupt_budget)
         path = Path(path)
-        content = read_commit(path)
-        _check_file(path, content, "clips.parquet")
-        try:
-            clips = table.read(path / "clips.parquet")
-        except (pa.ArrowException, OSError) as err:
-            raise _unequal(path, "clips.parquet", str(err)) from err
-        pack = cls(path, content, clips)
-        if verify != "lazy":
-            damage = pack.damage(full=verify == "full")
-            if damage:
-                raise damage[0]
+        while True:
+            content = read_commit(path)
+            try:
+                check_file(path, content, table_of(content))
+                clips = table.read(path / table_of(content))
+                break
+            except PartimentoError:
+                if read_commit(path) == content:  # else an edit was committed, and the old table removed, in between
+                    raise
+        pack = cls(path, content, clips, corrupt_budget=corrupt_budget)
+        if verify != "lazy" and (damage := pack.damage(full=verify == "full")):
+            raise damage[0]
         return pack
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """What was done to the pack after it was made, first to last: {what, why, edit (number of its record or None),
+        was (the fingerprint before), fingerprint, clips_sha256 (of the table, after)}."""
+        return list(self.content["history"])
 
     def read(self, clip: int, first: int = 0, last: int | None = None) -> NDArray[np.uint16]:
         """Codes [n, K] of frames first..last-1 of clip number `clip`, a read-only view of the file.
@@ -99,23 +130,103 @@ class Pack:
         The clip is verified whole when it is first read: PACK004 names shard and clip where its crc32 is not the
         recorded one, PACK005 a missing shard, PACK006 a code that its book does not have.
         """
+        if not 0 <= clip < len(self._state):
+            raise ValueError(f"there is no clip {clip} in a pack of {len(self._state)}")
         frames = int(self.clips.frames[clip])
         last = frames if last is None else last
         if not 0 <= first <= last <= frames:
             raise ValueError(f"frames {first}..{last} are outside of clip {clip}, which has {frames}")
-        number = int(self.clips.shard[clip])
-        if number not in self._mapped:
-            self._mapped[number] = shards.open_shard(self.path, self.shards[number], self.spec.codebooks)
-        codes, checks = self._mapped[number]
+        if self._state[clip] != WHOLE:
+            self.check_clip(clip)
         start = int(self.clips.first_frame[clip])
-        if not self._seen[clip]:
-            self._verify_clip(clip, codes[start : start + frames], int(checks[self._place[clip]]))
-            self._seen[clip] = True
-        return codes[start + first : start + last]
+        return self.shard_codes(int(self.clips.shard[clip]))[start + first : start + last]
+
+    def ensure(self, clips: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Verify those of `clips` [n] that were not read before; bool [n], which of them are whole.
+
+        Raises what `read` raises; with a `corrupt_budget`, damaged clips are False and counted in `corrupt`, and
+        PACK042 is raised when there are more than the budget allows.
+        """
+        for clip in np.unique(clips[self._state[clips] == UNSEEN]):
+            try:
+                self.check_clip(int(clip))
+            except PartimentoError as err:
+                if err.code not in ("PACK004", "PACK005", "PACK006") or not self.corrupt_budget:
+                    raise
+                self._state[clip] = DAMAGED
+                self.corrupt.append(err)
+                if len(self.corrupt) > self.corrupt_budget:
+                    raise PartimentoError(
+                        "PACK042",
+                        f"{len(self.corrupt)} clips are damaged, and {self.corrupt_budget} were allowed",
+                        where=err.where,
+                        why=f"the last: {err.message}: {err.why}",
+                        next=f"partimento pack repair {self.path}",
+                    ) from err
+        return np.asarray(self._state[clips] == WHOLE)
+
+    def shard_codes(self, number: int) -> NDArray[np.uint16]:
+        """Codes [frames, K] of a whole shard, mapped; its header is verified, its clips are not (see `ensure`).
+
+        Raises PACK004, PACK005.
+        """
+        return self._open_shard(number)[0]
+
+    def release(self, number: int) -> None:
+        """Let go of a shard's map; it is opened again when it is needed."""
+        self._mapped.pop(number, None)
+
+    def check_clip(self, clip: int) -> None:
+        """Verify one clip, whether or not it was read before. Raises PACK004, PACK005, PACK006, PACK041."""
+        self.check_places()
+        number, start = int(self.clips.shard[clip]), int(self.clips.first_frame[clip])
+        codes, checks = self._open_shard(number)
+        codes_TK = codes[start : start + int(self.clips.frames[clip])]
+        if zlib.crc32(np.ascontiguousarray(codes_TK).data) != checks[clip - self.shard_starts[number]]:
+            why = "the crc32 of its codes is another than the recorded one"
+            raise shards.damaged(self.path, self.shards[number].file, why, clip=self.clips.clip[clip])
+        shards.check_range(
+            codes_TK, self.spec.cardinalities, where=f"{self.path / self.shards[number].file}, clip number {clip}"
+        )
+        self._state[clip] = WHOLE
+
+    def check_places(self) -> None:
+        """Check once that the clips of the table fill their shards without gap or overlap. Raises PACK041."""
+        return self._places
+
+    @cached_property
+    def _places(self) -> None:
+        clips, rows = self.clips, len(self.clips)
+        numbers = np.asarray(list(self.shards), dtype=np.int64)
+        lengths = np.asarray([shard.frames for shard in self.shards.values()], dtype=np.int64)
+        clip_ends = np.cumsum([shard.clips for shard in self.shards.values()], dtype=np.int64)
+        frame_starts = np.cumsum(lengths) - lengths
+        passed = 0
+        for first in range(0, rows, _BLOCK):
+            block = slice(first, min(first + _BLOCK, rows))
+            place = np.searchsorted(clip_ends, np.arange(block.start, block.stop), side="right")
+            starts, frames = clips.first_frame[block].astype(np.int64), clips.frames[block].astype(np.int64)
+            ends = passed + np.cumsum(frames)
+            right = (clips.shard[block] == numbers[place]) & (frames <= lengths[place])
+            right &= (starts <= lengths[place] - frames) & (starts == ends - frames - frame_starts[place])
+            if not right.all():
+                row = int(first + np.argmin(right))
+                raise table.unsound(clips.path, f"row {row} does not lie where the clip before it ends in its shard")
+            passed = int(ends[-1])
+        if passed != lengths.sum():
+            raise table.unsound(clips.path, "its clips do not fill the last shard")
+
+    def _open_shard(self, number: int) -> tuple[NDArray[np.uint16], NDArray[np.uint32]]:
+        found = self._mapped.get(number)
+        if found is None:
+            if self.fetch is not None:
+                self.fetch(self.shards[number])
+            found = self._mapped[number] = shards.open_shard(self.path, self.shards[number], self.spec.codebooks)
+        return found
 
     def split(self, name: str) -> NDArray[np.int64]:
         """Clip numbers of "train" or "valid"; PACK008 where the split is empty."""
-        chosen = np.asarray([i for i, split in enumerate(self.clips.split) if split == name], dtype=np.int64)
+        chosen = np.flatnonzero(self.clips.split_codes == SPLITS.index(name)).astype(np.int64)
         if not len(chosen):
             raise PartimentoError(
                 "PACK008",
@@ -129,12 +240,12 @@ class Pack:
     @cached_property
     def tag_vocabulary(self) -> list[str]:
         """Tags of the train split, sorted: the columns of a multi-hot condition."""
-        names = {
-            tag
-            for tags, split in zip(self.clips.tags, self.clips.split, strict=True)
-            if split == "train"
-            for tag in tags
-        }
+        names: set[str] = set()
+        train, at = self.clips.split_codes == SPLITS.index("train"), 0
+        for chunk in self.clips.tags.arrow.chunks:
+            kept = chunk.filter(pa.array(train[at : at + len(chunk)]))
+            names.update(pc.unique(kept.flatten()).to_pylist())
+            at += len(chunk)
         return sorted(names)
 
     def clip_number(self, name: str) -> int:
@@ -150,114 +261,24 @@ class Pack:
             ) from None
 
     def damage(self, *, full: bool = True) -> list[PartimentoError]:
-        """Everything wrong with the pack's files, one error each: sizes and headers, and if `full` also all hashes."""
-        found: list[PartimentoError] = []
-        self._mapped.clear()
-        for name in ("rejects.jsonl",) if full else ():
-            _collect(found, lambda name=name: _check_file(self.path, self.content, name))
-        if full and self.clips.essentials() != self.content["clips"]:
-            found.append(_unequal(self.path, "clips.parquet", "its rows are not those that pack.json was made for"))
-        by_shard: dict[int, list[int]] = {}
-        for clip, number in enumerate(self.clips.shard):
-            by_shard.setdefault(int(number), []).append(clip)
-        for number, shard in self.shards.items():
-            before = len(found)
-            _collect(found, lambda shard=shard: shards.open_shard(self.path, shard, self.spec.codebooks))
-            if not full or len(found) > before:
-                continue
-            self._seen[by_shard.get(number, [])] = False
-            for clip in by_shard.get(number, []):
-                _collect(found, lambda clip=clip: self.read(clip))
-            if len(found) == before and commit.sha256(self.path / shard.file) != shard.sha256:
-                found.append(shards.damaged(self.path, shard.file, "its sha256 is another than the recorded one"))
-        return found
+        """Everything wrong with the pack's files, one error each (see `verify.damage`)."""
+        from partimento.tokens.verify import damage
 
-    def _verify_clip(self, clip: int, codes_TK: NDArray[np.uint16], check: int) -> None:
-        file, name = self.shards[int(self.clips.shard[clip])].file, self.clips.clip[clip]
-        if zlib.crc32(np.ascontiguousarray(codes_TK).tobytes()) != check:
-            raise shards.damaged(self.path, file, "the crc32 of its codes is another than the recorded one", clip=name)
-        shards.check_range(codes_TK, self.spec.cardinalities, where=f"{self.path / file}, clip {name}")
+        return damage(self, full=full)
 
 
-def read_commit(path: Path) -> dict[str, Any]:
-    """pack.json, checked against its own checksum. Raises PACK001, PACK002."""
+def check_file(path: Path, content: Mapping[str, Any], name: str) -> None:
+    """Raise PACK003 unless the file `name` of the pack has the hash that pack.json records."""
     try:
-        text = (path / "pack.json").read_bytes()
+        right = commit.sha256(path / name) == content["files"][name]["sha256"]
+        why = None if right else "its sha256 is another than the recorded one"
     except OSError as err:
-        begun = (path / "journal").is_dir()
-        raise PartimentoError(
-            "PACK001",
-            f"{path} holds an encode that has not finished" if begun else f"{path} is not a pack",
-            where=str(path / "pack.json"),
-            why=err.strerror,
-            next="run the same encode command again; it continues" if begun else "partimento encode SRC --to PACK",
-        ) from err
-    try:
-        content = json.loads(text)
-        intact = content["format"] == FORMAT and content["checksum"] == checksum(content)
-        intact = intact and text == commit.record_bytes(content)  # the checksum cannot see a cut after the last brace
-        schema = content["schema"]
-    except (ValueError, KeyError, TypeError):
-        intact, schema = False, None
-    if intact and schema == SCHEMA_VERSION and content["fingerprint"] == fingerprint(content):
-        return dict(content)
-    raise PartimentoError(
-        "PACK002",
-        f"schema {schema} of this pack is not known" if intact else "pack.json was changed or damaged",
-        where=str(path / "pack.json"),
-        why=f"this version reads schema {SCHEMA_VERSION}" if intact else "its content does not match its checksum",
-        next="run the encode command that made the pack again: it writes pack.json anew",
-    )
+        why = err.strerror or "it cannot be read"
+    if why is not None:
+        raise unequal(path, name, why)
 
 
-@dataclass(frozen=True)
-class Verification:
-    """What `verify` found; `damage` holds one error (as plain data) for each damaged or missing piece."""
-
-    path: str
-    fingerprint: str | None
-    full: bool
-    shards: int
-    clips: int
-    damage: list[dict[str, Any]]
-
-    @property
-    def ok(self) -> bool:
-        return not self.damage
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "ok": self.ok}
-
-
-def verify(path: str | Path, *, full: bool = True) -> Verification:
-    """Check a pack and list all that is wrong. Only a folder that is no pack raises (PACK001)."""
-    path = Path(path)
-    try:
-        pack = Pack.open(path)
-    except PartimentoError as err:
-        if err.code == "PACK001":
-            raise
-        return Verification(str(path), None, full, 0, 0, [err.to_json()])
-    damage = [err.to_json() for err in pack.damage(full=full)]
-    return Verification(str(path), pack.fingerprint, full, len(pack.shards), len(pack.clips), damage)
-
-
-def inspect(path: str | Path) -> dict[str, Any]:
-    """What a pack says of itself, from pack.json alone."""
-    content = read_commit(Path(path))
-    return {"path": str(path), **{name: value for name, value in content.items() if name != "checksum"}}
-
-
-def _check_file(path: Path, content: Mapping[str, Any], name: str) -> None:
-    try:
-        found = commit.sha256(path / name)
-    except OSError as err:
-        raise _unequal(path, name, err.strerror or "it cannot be read") from err
-    if found != content["files"][name]["sha256"]:
-        raise _unequal(path, name, "its sha256 is another than the recorded one")
-
-
-def _unequal(path: Path, name: str, why: str) -> PartimentoError:
+def unequal(path: Path, name: str, why: str) -> PartimentoError:
     return PartimentoError(
         "PACK003",
         f"{name} is not the file that pack.json was made for",
@@ -265,10 +286,3 @@ def _unequal(path: Path, name: str, why: str) -> PartimentoError:
         why=why,
         next=shards.mend(path),
     )
-
-
-def _collect(found: list[PartimentoError], check: Any) -> None:
-    try:
-        check()
-    except PartimentoError as err:
-        found.append(err)

@@ -19,7 +19,8 @@ clip truly ends, frame T of every book is EOS (so EOS is staggered like the code
      7     PAD   EOS   c3
      8     PAD   PAD   EOS
 
-Shapes: codes_BTK, grid_BSK; `window` works on one clip and on numpy, since it is what reads a pack.
+Shapes: codes_BTK, grid_BSK, and frames_BNK: codes with the specials of their clip's two ends beside them. What reads a
+pack works on numpy: `mark` and `arrange` for batches, `window` for one clip.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -96,7 +98,11 @@ class Pattern:
 
     def steps(self, frames: int, ends: bool) -> int:
         """S: rows of the grid of a clip of `frames` frames, with or without its end. Nothing of it is cut."""
-        return max(1, self.stride * (frames - 1 + ends) + self.max_delay + 2)
+        return int(self.steps_many(np.asarray(frames), ends))
+
+    def steps_many(self, frames: NDArray[np.integer], ends: bool) -> NDArray[np.int64]:
+        """`steps` of each clip."""
+        return np.maximum(1, self.stride * (frames.astype(np.int64) - 1 + ends) + self.max_delay + 2)
 
     def step_of(self, frame: int, book: int) -> int:
         """s(t, k)."""
@@ -107,11 +113,13 @@ class Pattern:
         frame, between = divmod(step - 1 - self.delays[book], self.stride)
         return None if between or frame < 0 else frame
 
-    def frames_needed(self, start: int, steps: int) -> tuple[int, int]:
-        """Frames [first, last) that the rows [start, start + steps) can hold, before the clip's own end is known."""
-        first = -((self.max_delay + 1 - start) // self.stride)
-        last = (start + steps - 2 - min(self.delays)) // self.stride + 1
-        return max(0, first), max(0, first, last)
+    def span(self, start: NDArray[np.int64] | int, steps: int) -> tuple[NDArray[np.int64], int]:
+        """(first, count): the rows [start, start + steps) hold no frame outside of [first, first + count).
+
+        `first` is one number for each start, below 0 where BOS stands; `count` is the same for every start.
+        """
+        first = np.floor_divide(np.asarray(start, dtype=np.int64) - 1 - self.max_delay, self.stride)
+        return first, (self.stride + steps - 2 + self.max_delay - min(self.delays)) // self.stride + 1
 
     def holds(self, start: int, steps: int) -> NDArray[np.int64]:
         """Frame index at each place [S, K] of the rows [start, start + steps): below 0 before the first frame (BOS),
@@ -144,6 +152,61 @@ def apply(codes_BTK: Tensor, pattern: Pattern, specials: Specials, *, ends: bool
     return torch.where((frame_SK >= 0) & (frame_SK < T), codes_BSK, grid_SK)
 
 
+def mark(
+    frames_NK: NDArray[np.integer], first: int, total: int, specials: Specials, ends: bool
+) -> tuple[int, int, int]:
+    """Write the specials among the frames first .. first + N - 1 of a clip of `total` frames: BOS before its frame 0,
+    EOS as its frame `total` (if it `ends`), PAD after.
+
+    Returns (row, a, b): the caller puts the codes of frames a..b-1 at rows row .. row + b - a - 1, which are left.
+    """
+    count = len(frames_NK)
+    a, b = min(max(first, 0), total), min(max(first + count, 0), total)
+    frames_NK[: max(0, -first)] = specials.bos
+    after = min(max(total - first, 0), count)
+    frames_NK[after:] = specials.pad
+    if ends and 0 <= total - first < count:
+        frames_NK[total - first] = _eos(specials)
+    return min(max(-first, 0), count), a, max(a, b)
+
+
+def arrange(
+    frames_BNK: NDArray[np.integer], start_B: NDArray[np.int64], steps: int, pattern: Pattern, specials: Specials
+) -> NDArray[np.integer]:
+    """Rows [start, start + steps) of each item's grid, [B, steps, K], from the frames that `pattern.span` names.
+
+    The frames are marked (`mark`), so that each book is a delayed copy of its column: one strided copy for each run of
+    books of equal delay. With a stride above 1 the items also differ in where between two frames they begin.
+    """
+    B, _, K = frames_BNK.shape
+    _check_books(K, pattern)
+    stride, deepest = pattern.stride, pattern.max_delay
+    if stride == 1:
+        grid_BSK = np.empty((B, steps, K), dtype=frames_BNK.dtype)
+    else:
+        grid_BSK = np.full((B, steps, K), specials.pad, dtype=frames_BNK.dtype)
+    phase_B = (start_B - 1 - deepest) % stride
+    for phase in np.unique(phase_B) if stride > 1 else (0,):
+        of_phase = slice(None) if stride == 1 else np.flatnonzero(phase_B == phase)
+        for low, high in _runs(pattern.delays):
+            past = int(phase) + deepest - pattern.delays[low]  # steps from the span's first frame to row 0
+            row = -past % stride
+            frame, count = (past + row) // stride, max(0, -(-(steps - row) // stride))
+            grid_BSK[of_phase, row::stride, low:high] = frames_BNK[of_phase, frame : frame + count, low:high]
+    if stride > 1:  # the places between two frames are PAD, but BOS before the first
+        early = np.flatnonzero(start_B <= deepest)
+        place_BSK = (start_B[early] - 1)[:, None, None] + np.arange(steps)[:, None] - np.asarray(pattern.delays)
+        grid_BSK[early] = np.where(place_BSK < 0, specials.bos, grid_BSK[early])
+    return grid_BSK
+
+
+@lru_cache(maxsize=64)
+def _runs(delays: tuple[int, ...]) -> list[tuple[int, int]]:
+    """[low, high) of neighbouring books of equal delay."""
+    edges = [0, *(k for k in range(1, len(delays)) if delays[k] != delays[k - 1]), len(delays)]
+    return list(pairwise(edges))
+
+
 def window(
     read: Callable[[int, int], NDArray[np.integer]],
     frames_total: int,
@@ -159,19 +222,14 @@ def window(
     window in the middle of a clip has real delayed codes in every column from its first row on, BOS is seen at true
     starts only and EOS at true ends only.
     """
-    frame_SK = pattern.holds(start, steps)
-    grid_SK = np.full(frame_SK.shape, specials.pad, dtype=np.int64)
-    grid_SK[frame_SK < 0] = specials.bos
-    if ends:
-        grid_SK[frame_SK == frames_total] = _eos(specials)
-    first, last = pattern.frames_needed(start, steps)
-    first, last = min(first, frames_total), min(last, frames_total)
-    if first < last:
-        codes_NK = np.asarray(read(first, last))
+    first, count = pattern.span(start, steps)
+    frames_NK = np.empty((count, pattern.codebooks), dtype=np.int64)
+    row, a, b = mark(frames_NK, int(first), frames_total, specials, ends)
+    if a < b:
+        codes_NK = np.asarray(read(a, b))
         _check_books(codes_NK.shape[-1], pattern)
-        row, book = np.nonzero((frame_SK >= first) & (frame_SK < last))
-        grid_SK[row, book] = codes_NK[frame_SK[row, book] - first, book]
-    return grid_SK
+        frames_NK[row : row + b - a] = codes_NK
+    return arrange(frames_NK[None], np.asarray([start]), steps, pattern, specials)[0].astype(np.int64, copy=False)
 
 
 def revert(grid_BSK: Tensor, pattern: Pattern, frames: int, *, cardinality: int | Sequence[int]) -> Tensor:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+LAYOUTS = ("mono", "left-right", "mid-side")
+
 
 @dataclass(frozen=True)
 class CodecSpec:
@@ -15,7 +17,9 @@ class CodecSpec:
 
     `codec` is the name by which the codec is opened, `weights` the sha256 (hex) of its weights, `sample_rate` in Hz,
     `frame_rate` in frames per second (a fraction: 44100/512 has no exact decimal), `cardinalities` the number of codes
-    of each book, coarse to fine, and `layout` how the channels of the audio became the books ("mono").
+    of each book, and `layout` how the channels of the audio became the books (LAYOUTS). In a two-channel layout `books`
+    says how many books each coded channel has, say (9, 4); the columns of the codes are the first channel's books,
+    coarse to fine, then the second's. In mono `books` is ().
     """
 
     codec: str
@@ -24,17 +28,30 @@ class CodecSpec:
     frame_rate: Fraction
     cardinalities: tuple[int, ...]
     layout: str = "mono"
+    books: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.cardinalities or not all(2 <= v <= 65536 for v in self.cardinalities):
             raise ValueError(f"cardinalities must be 2..65536 (codes are kept as uint16): {self.cardinalities}")
         if self.sample_rate < 1 or self.frame_rate <= 0:
             raise ValueError(f"rates must be positive: {self.sample_rate} Hz, {self.frame_rate} frames/s")
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"there is no layout {self.layout!r}; there are {', '.join(LAYOUTS)}")
+        if self.layout == "mono":
+            if self.books:
+                raise ValueError(f"mono codes have no books of channels: {self.books}")
+        elif len(self.books) != 2 or min(self.books) < 1 or sum(self.books) != len(self.cardinalities):
+            raise ValueError(f"books of two channels must be two and sum to {len(self.cardinalities)}: {self.books}")
 
     @property
     def codebooks(self) -> int:
         """K."""
         return len(self.cardinalities)
+
+    @property
+    def channels(self) -> int:
+        """C, of the audio that is coded."""
+        return 1 if self.layout == "mono" else 2
 
     @property
     def cardinality(self) -> int:
@@ -58,7 +75,7 @@ class CodecSpec:
         return float(frames / self.frame_rate)
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        tree: dict[str, Any] = {
             "codec": self.codec,
             "weights": self.weights,
             "sample_rate": self.sample_rate,
@@ -66,6 +83,9 @@ class CodecSpec:
             "cardinalities": list(self.cardinalities),
             "layout": self.layout,
         }
+        if self.books:
+            tree["books"] = list(self.books)
+        return tree
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> CodecSpec:
@@ -76,6 +96,7 @@ class CodecSpec:
             frame_rate=Fraction(*tree["frame_rate"]),
             cardinalities=tuple(tree["cardinalities"]),
             layout=tree["layout"],
+            books=tuple(tree.get("books", ())),
         )
 
 

@@ -1,182 +1,56 @@
-"""What the codes of a pack are like, and what a model must beat: usage of each book, and counting baselines.
+"""What is in a pack: `stats` reads it and sums it up. Entropies are in nats a code, one for each book.
 
-All cross entropies are in nats a code, one for each book; `bits_per_second` puts them on the scale that compares codecs
-and patterns: frame_rate * sum_k CE_k / ln 2.
+The codes are read twice, in order (once clip by clip, once for the pairs of codes; more often only where a codec's pair
+tables do not fit into memory at once), and memory does not grow with the pack but for the fingerprints of its clips.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from partimento import keyed
+from partimento.errors import PartimentoError
+from partimento.progress import Progress, Quiet
+from partimento.tokens import clipwise, collection, duplicates, entropy, noise, silence
+from partimento.tokens.counting import Baselines, BookCounts, Counts, assemble, books, halves, scores, whole
+from partimento.tokens.coverage import Coverage, coverage
+from partimento.tokens.draw import Draw
+from partimento.tokens.findings import Finding, findings
 from partimento.tokens.pack import SPLITS, Pack
-from partimento.tokens.spec import CodecSpec
+from partimento.tokens.patterns import Pattern
+from partimento.tokens.spec import Specials
 
-
-def bits_per_second(ce_K: Sequence[float], spec: CodecSpec) -> float:
-    """Bits per second of audio of mean cross entropies in nats, one a book."""
-    return float(spec.frame_rate) * sum(ce_K) / math.log(2)
-
-
-@dataclass(frozen=True)
-class Baselines:
-    """Cross entropies (nats a code) of counting models, counted on one split and scored on another.
-
-    The unigram knows how often each code of a book occurs, the bigram also the code of the same book one frame before.
-    `data_entropy_K` is the entropy of the codes that were counted (nats): a model's output entropy is held against it.
-    """
-
-    unigram_ce_K: list[float]
-    bigram_ce_K: list[float]
-    unigram_bits_per_second: float
-    bigram_bits_per_second: float
-    data_entropy_K: list[float]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def baselines(
-    pack: Pack, *, count: str = "train", score: str = "valid", targets_K: Sequence[Sequence[Span]] | None = None
-) -> Baselines:
-    """Count on one split, score all codes of another, or only those of `targets_K` (for each book, spans of frames of
-    clips): the very codes that a model is scored on. First frames of clips have no predecessor and are scored by the
-    unigram.
-
-    Nothing gets probability 0. The unigram is interpolated with the uniform distribution by Witten and Bell's weight
-    (1991): with N codes of D kinds, p(c) = (n_c + D / V) / (N + D). The bigram with the unigram as a hierarchical
-    Dirichlet model (MacKay & Peto 1995, eq. 10): p(c | h) = (n_hc + a p(c)) / (N_h + a). Its `a` is fitted for each
-    book on the counted split, one half of the sources against the other. (Witten and Bell's a = D_h is the special
-    case that fails on codes: nearly all pairs are new there, and the bigram would fall behind the unigram.)
-
-    Raises PACK008 where a split is empty.
-    """
-    counted = pack.split(count)
-    halves = _halves(pack, counted)
-    if targets_K is None:
-        whole = [(int(clip), 0, int(pack.clips.frames[clip])) for clip in pack.split(score)]
-        targets_K = [whole] * pack.spec.codebooks
-    unigram, bigram, entropy = [], [], []
-    for book in range(pack.spec.codebooks):
-        folds = [_counts(pack, half, book) for half in halves]
-        strength = _fit(folds)
-        seen = folds[0] + folds[1]
-        held = _counts(pack, targets_K[book], book, lead=True)
-        unigram.append(unigram_ce(seen, held))
-        bigram.append(bigram_ce(seen, held, strength))
-        entropy.append(_entropy(seen.n_V))
-    return Baselines(unigram, bigram, bits_per_second(unigram, pack.spec), bits_per_second(bigram, pack.spec), entropy)
+SAMPLE_HOURS = 300.0
+"""A pack of more hours is sampled, unless a sample is asked for."""
+PAIRED_CODES = 4096
+"""A book of more codes has no pair table [V, V] here (128 MB at 4096)."""
+RANKS = 48
+LISTED = 200  # duplicates and noisy clips that are listed by name
 
 
 @dataclass(frozen=True)
-class Counts:
-    """How often each code of a book occurs [V], and each code after each [V, V]; first codes are in no pair."""
+class SplitEntropy:
+    """Entropy of a book's codes in one split (bias taken off after Miller and Madow), and of a code where the one
+    before it is known: less their mutual information above chance. Both in nats. An estimate, since pairs are many:
+    a little high where codes nearly determine the next, far too low where few pairs were seen. The bigram's held-out
+    cross entropy is what a model can be held against."""
 
-    n_V: NDArray[np.int64]
-    n_VV: NDArray[np.int64]
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(self.n_V + other.n_V, self.n_VV + other.n_VV)
-
-    @property
-    def unigram_V(self) -> NDArray[np.float64]:
-        kinds = np.count_nonzero(self.n_V)
-        return (self.n_V + kinds / len(self.n_V)) / (self.n_V.sum() + kinds)
-
-
-def unigram_ce(seen: Counts, held: Counts) -> float:
-    """Mean nats of the codes `held` under the unigram of the codes `seen`."""
-    return float(-(held.n_V @ np.log(seen.unigram_V)) / held.n_V.sum())
-
-
-def bigram_ce(seen: Counts, held: Counts, strength: float) -> float:
-    """The same for the bigram: `strength` is how many codes of the unigram's voice are mixed into each history."""
-    unigram_V = seen.unigram_V
-    firsts_V = held.n_V - held.n_VV.sum(0)
-    before, after = np.nonzero(held.n_VV)
-    p = (seen.n_VV[before, after] + strength * unigram_V[after]) / (seen.n_VV.sum(1)[before] + strength)
-    nats = held.n_VV[before, after] @ np.log(p) + firsts_V @ np.log(unigram_V)
-    return float(-nats / held.n_V.sum())
-
-
-def _fit(folds: Sequence[Counts]) -> float:
-    """The strength (a power of two) at which each half predicts the other best."""
-    one, other = folds
-    if not one.n_V.any() or not other.n_V.any():
-        return 1.0  # a single code was counted: there is nothing to fit
-    choices = [2.0**power for power in range(-3, 21)]
-    return min(
-        choices, key=lambda a: bigram_ce(one, other, a) * other.n_V.sum() + bigram_ce(other, one, a) * one.n_V.sum()
-    )
-
-
-Span = tuple[int, int, int]  # clip, first frame, last frame
-
-
-def _halves(pack: Pack, clips: NDArray[np.int64]) -> tuple[list[Span], list[Span]]:
-    """The clips in two parts that share no source; a single source is cut clip by clip in the middle."""
-    frames = [int(pack.clips.frames[clip]) for clip in clips]
-    sources = sorted({pack.clips.source[clip] for clip in clips}, key=lambda name: keyed.key("half", name))
-    if len(sources) < 2:
-        cuts = [(int(clip), n // 2, n) for clip, n in zip(clips, frames, strict=True)]
-        return [(clip, 0, cut) for clip, cut, _ in cuts], cuts
-    first = set(sources[::2])
-    spans = [(int(clip), 0, n) for clip, n in zip(clips, frames, strict=True)]
-    inside = [pack.clips.source[clip] in first for clip in clips]
-    return (
-        [span for span, here in zip(spans, inside, strict=True) if here],
-        [span for span, here in zip(spans, inside, strict=True) if not here],
-    )
-
-
-def _counts(pack: Pack, spans: Sequence[Span], book: int, *, lead: bool = False) -> Counts:
-    """Codes and pairs of the spans. With `lead` a span's first code is paired with the one before it in its clip."""
-    V = pack.spec.cardinalities[book]
-    counts = Counts(np.zeros(V, dtype=np.int64), np.zeros((V, V), dtype=np.int64))
-    for group in _groups(spans):
-        leads = [int(lead and first > 0) for _, first, _ in group]
-        columns = [
-            pack.read(clip, first - before, last)[:, book].astype(np.int64)
-            for (clip, first, last), before in zip(group, leads, strict=True)
-        ]
-        pairs = np.concatenate([column[:-1] * V + column[1:] for column in columns])
-        own = [column[before:] for column, before in zip(columns, leads, strict=True)]
-        n_V = np.bincount(np.concatenate(own), minlength=V)
-        counts += Counts(n_V, np.bincount(pairs, minlength=V * V).reshape(V, V))
-    return counts
-
-
-def _groups(spans: Sequence[Span], frames: int = 2**20) -> Iterator[list[Span]]:
-    """The spans in runs of about so many frames: counting pays per call, not per frame."""
-    group: list[Span] = []
-    held = 0
-    for span in spans:
-        group.append(span)
-        held += span[2] - span[1]
-        if held >= frames:
-            yield group
-            group, held = [], 0
-    if group:
-        yield group
-
-
-def _entropy(n_V: NDArray[np.int64]) -> float:
-    """Entropy in nats of counts."""
-    p = n_V[n_V > 0] / n_V.sum()
-    return float(-(p * np.log(p)).sum()) + 0.0
+    codes: int
+    entropy: float
+    bigram_entropy: float | None
 
 
 @dataclass(frozen=True)
 class Usage:
     """How a book is used: `coverage` the share of its codes that occur, `entropy` in nats, `share` of the entropy that
-    it could have, `perplexity` the number of equally used codes with that entropy."""
+    it could have, `perplexity` the number of equally used codes with that entropy; `verdict` says whether there is
+    anything but noise in it, `used` how often its most frequent codes occur (shares at the ranks `usage_ranks(V)`)."""
 
     book: int
     cardinality: int
@@ -184,66 +58,211 @@ class Usage:
     entropy: float
     share: float
     perplexity: float
+    verdict: noise.Verdict
+    splits: dict[str, SplitEntropy]
+    used: list[float]
 
 
-def usage(pack: Pack, split: str | None = None) -> list[Usage]:
-    """One row a book, over a split or the whole pack."""
-    clips = np.arange(len(pack.clips)) if split is None else pack.split(split)
-    rows = []
-    for book, cardinality in enumerate(pack.spec.cardinalities):
-        n_V = np.zeros(cardinality, dtype=np.int64)
-        for group in _groups([(int(clip), 0, int(pack.clips.frames[clip])) for clip in clips]):
-            n_V += np.bincount(np.concatenate([pack.read(*span)[:, book] for span in group]), minlength=cardinality)
-        entropy = _entropy(n_V)
-        coverage = float(np.count_nonzero(n_V) / cardinality)
-        rows.append(Usage(book, cardinality, coverage, entropy, entropy / math.log(cardinality), math.exp(entropy)))
-    return rows
+@dataclass(frozen=True)
+class Sample:
+    """The clips whose codes were read; all of them, or a keyed sample (the same clips in every call)."""
+
+    clips: int
+    of: int
+    hours: float
+
+    @property
+    def whole(self) -> bool:
+        return self.clips == self.of
 
 
 @dataclass(frozen=True)
 class PackStats:
-    """A pack at a glance. `tags` maps tag -> clips, most frequent first; `rejects` reason code -> count; `baselines` is
-    None where there is no held-out split."""
+    """A pack at a glance. What comes from codes (usage, baselines, silence, noisy_clips, duplicates) is of `sample`,
+    all else of the whole pack. `tags` maps tag -> clips, most frequent first; `rejects` reason code -> count;
+    `baselines` is None where there is no held-out split, `draw` where no window can be drawn (`draw_missing` says
+    why)."""
 
     path: str
     fingerprint: str
-    codec: str
+    spec: dict[str, Any]
     hours: float
+    clips: int
     splits: dict[str, dict[str, Any]]
     shards: int
     bytes: int
-    shortest_seconds: float
-    median_seconds: float
-    longest_seconds: float
+    sample: Sample
+    sources: dict[str, Any]
+    seconds: collection.Spread | None
     tags: dict[str, int]
     untagged: int
+    tag_pairs: list[collection.TagPair]
+    levels: collection.Levels
+    licences: list[collection.LicenceRow]
     rejects: dict[str, int]
     usage: list[Usage]
     baselines: Baselines | None
+    silence: silence.Silence
+    noisy_clips: dict[str, dict[str, Any]]
+    duplicates: duplicates.Summary
+    draw: Coverage | None
+    draw_missing: str | None
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def codec(self) -> str:
+        return str(self.spec["codec"])
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        tree = asdict(self)
+        return {**tree, "draw": self.draw.to_json() if self.draw else None}
 
 
-def stats(pack: Pack) -> PackStats:
-    """Read the whole pack (and so verify every clip) and sum it up."""
-    seconds = np.asarray(pack.clips.samples) / pack.spec.sample_rate
-    tags = Counter(tag for names in pack.clips.tags for tag in names)
-    both = all(pack.content["splits"][name]["clips"] for name in SPLITS)
-    return PackStats(
+def stats(
+    pack: Pack,
+    *,
+    sample: int | None = None,
+    window: int = 256,
+    pattern: str = "delay",
+    seed: int = 0,
+    epochs: float = 1.0,
+    progress: Progress | None = None,
+) -> PackStats:
+    """Read a pack (and so verify every clip that is read) and sum it up, the draw of `epochs` with this window, pattern
+    and seed included.
+
+    Codes are read of all clips up to SAMPLE_HOURS, else of a keyed sample of about so many hours; `sample` sets the
+    number of clips. Raises what `Pack.read` raises where a clip is damaged, and TOKEN001 for an unknown pattern.
+    """
+    progress = progress or Quiet()
+    spec = pack.spec
+    seconds = np.asarray(pack.clips.samples, dtype=np.float64) / spec.sample_rate
+    clips = chosen(len(pack.clips), float(seconds.sum()) / 3600, sample)
+    split_C = np.asarray(pack.clips.split_codes, dtype=np.int64)
+    tags, untagged, tag_pairs = collection.tag_counts(pack.clips.tags)
+
+    progress.stage("Reading clips", "each clip once: repeated frames, noise, fingerprints")
+    runs = clipwise.Runs(len(clips), float(spec.frame_rate))
+    noisy = noise.ClipNoise(len(clips), spec.cardinalities)
+    fingerprints = duplicates.Fingerprints()
+    clipwise.read(pack, clips, [runs, noisy, fingerprints], progress)
+    progress.stage("Comparing clips", "those with fingerprints in common")
+    found = duplicates.find(pack, clips, fingerprints, progress)
+    progress.stage("Counting codes", "codes and pairs of codes, book by book")
+    usage, models = _books(pack, clips, split_C, progress)
+    progress.stage("Drawing", "which frames a training sees")
+    drawn, draw_missing = _draw(pack, window, pattern, seed, epochs, progress)
+
+    noisy_rows = noisy.found()
+    result = PackStats(
         path=str(pack.path),
         fingerprint=pack.fingerprint,
-        codec=pack.spec.codec,
+        spec=spec.to_json(),
         hours=round(float(seconds.sum()) / 3600, 4),
+        clips=len(pack.clips),
         splits={name: dict(pack.content["splits"][name]) for name in SPLITS},
         shards=len(pack.shards),
         bytes=pack.totals["bytes"],
-        shortest_seconds=round(float(seconds.min()), 3),
-        median_seconds=round(float(np.median(seconds)), 3),
-        longest_seconds=round(float(seconds.max()), 3),
-        tags=dict(sorted(tags.items(), key=lambda item: (-item[1], item[0]))),
-        untagged=sum(not names for names in pack.clips.tags),
+        sample=Sample(len(clips), len(pack.clips), round(float(seconds[clips].sum()) / 3600, 4)),
+        sources=collection.sources(pack),
+        seconds=collection.spread(seconds, collection.LENGTH_BINS, log=bool((seconds > 0).all())),
+        tags=tags,
+        untagged=untagged,
+        tag_pairs=tag_pairs,
+        levels=collection.levels(pack),
+        licences=collection.licence_rows(pack.clips.licence, seconds),
         rejects=dict(pack.totals["rejects"]),
-        usage=usage(pack),
-        baselines=baselines(pack) if both else None,
+        usage=usage,
+        baselines=models,
+        silence=silence.summary(pack, clips, runs),
+        noisy_clips={pack.clips.clip[int(clips[row])]: noisy_rows[row] for row in sorted(noisy_rows)},
+        duplicates=duplicates.summary(pack, found, LISTED),
+        draw=drawn,
+        draw_missing=draw_missing,
     )
+    result.findings.extend(findings(result))
+    return result
+
+
+def chosen(clips: int, hours: float, sample: int | None) -> NDArray[np.int64]:
+    """The clips whose codes are read, in order: all, or a keyed sample, of which a larger one contains the smaller."""
+    if sample is None:
+        sample = clips if hours <= SAMPLE_HOURS else max(1, round(clips * SAMPLE_HOURS / hours))
+    if sample >= clips:
+        return np.arange(clips)
+    return np.sort(keyed.permute_many(np.arange(sample), clips, "pack stats"))
+
+
+def _books(
+    pack: Pack, clips: NDArray[np.int64], split_C: NDArray[np.int64], progress: Progress
+) -> tuple[list[Usage], Baselines | None]:
+    """Usage of each book over these clips, and the baselines where both splits have some of them."""
+    train, valid = (clips[split_C[clips] == number] for number in range(len(SPLITS)))
+    parts = halves(pack, train) if len(train) else ([], [])
+    paired = max(pack.spec.cardinalities) <= PAIRED_CODES
+    usage: list[Usage] = []
+    rows: list[tuple[float, float, float]] = []
+    counted = books(pack, parts, whole(pack, valid)) if paired else _unpaired(pack, clips, split_C)
+    for book in counted:
+        if paired and book.seen.n_V.any() and book.held.n_V.any():
+            rows.append(scores(book))
+        usage.append(_usage(len(usage), book, paired))
+        progress.update(len(usage), pack.spec.codebooks, book=len(usage))
+    return usage, assemble(pack.spec, rows) if len(rows) == len(usage) else None
+
+
+def _unpaired(pack: Pack, clips: NDArray[np.int64], split_C: NDArray[np.int64]) -> Iterator[BookCounts]:
+    """Books that are too large for tables of pairs: codes only."""
+    single = clipwise.UnigramCounts(pack.spec.cardinalities, split_C[clips], len(SPLITS))
+    clipwise.read(pack, clips, [single])
+    nothing = np.zeros((0, 0), dtype=np.int64)
+    for train, valid in zip(*single.n_SKV, strict=True):
+        yield BookCounts(Counts(train, nothing), Counts(np.zeros_like(train), nothing), Counts(valid, nothing))
+
+
+def usage_ranks(cardinality: int) -> NDArray[np.int64]:
+    """Ranks from 1 (the most frequent code) to V, in about equal ratios."""
+    return np.unique(np.geomspace(1, cardinality, RANKS).astype(np.int64))
+
+
+def _usage(number: int, book: BookCounts, paired: bool) -> Usage:
+    seen = book.seen
+    total = seen + book.held
+    nats = float(entropy.entropy(total.n_V))
+    V = len(total.n_V)
+    ranks = usage_ranks(V) - 1
+    return Usage(
+        book=number,
+        cardinality=V,
+        coverage=float(entropy.coverage(total.n_V)),
+        entropy=nats,
+        share=nats / math.log(V),
+        perplexity=float(entropy.perplexity(nats)),
+        verdict=noise.judge(total.n_V, total.n_VV if paired else None),
+        splits={
+            name: _split_entropy(counts, paired)
+            for name, counts in zip(SPLITS, (seen, book.held), strict=True)
+            if counts.n_V.any()
+        },
+        used=(np.sort(total.n_V)[::-1][ranks] / total.n_V.sum()).tolist(),
+    )
+
+
+def _split_entropy(counts: Counts, paired: bool) -> SplitEntropy:
+    nats = float(entropy.miller_madow(counts.n_V))
+    known = max(0.0, nats - max(0.0, entropy.excess_mutual(counts.n_VV))) if paired and counts.n_VV.any() else None
+    return SplitEntropy(int(counts.n_V.sum()), nats, known)
+
+
+def _draw(
+    pack: Pack, window: int, pattern: str, seed: int, epochs: float, progress: Progress
+) -> tuple[Coverage | None, str | None]:
+    """What the draw of the train split covers; the reason where it cannot be drawn (a window that no clip fills)."""
+    shape = Pattern.named(pattern, pack.spec.codebooks)
+    try:
+        draw = Draw(pack, shape, Specials.after(pack.spec.cardinality), window=window, seed=seed)
+    except PartimentoError as err:
+        if err.code not in ("PACK007", "PACK008"):
+            raise
+        return None, f"{err.message}: {err.why}"
+    return coverage(draw, epochs=epochs, progress=progress), None

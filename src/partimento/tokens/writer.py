@@ -8,23 +8,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from partimento import commit, keyed
+from partimento import commit
+from partimento.errors import PartimentoError
 from partimento.tokens import clips as table
-from partimento.tokens import shards
-from partimento.tokens.clips import ClipRow
-from partimento.tokens.pack import FORMAT, SCHEMA_VERSION, Pack, checksum, fingerprint
+from partimento.tokens import edits, shards, splits
+from partimento.tokens import rows as tables
+from partimento.tokens.clips import BATCH, SPLITS, ClipRow, Clips
+from partimento.tokens.manifest import FORMAT, SCHEMA_VERSION, fingerprint, read_commit, table_of
+from partimento.tokens.pack import Pack
+from partimento.tokens.publish import commit_pack, locked, put_rejects, put_table, totals
 from partimento.tokens.shards import Shard
 from partimento.tokens.spec import CodecSpec
-
-VALID_SHARE = 0.1
 
 
 def shard_file(number: int) -> str:
@@ -34,89 +37,130 @@ def shard_file(number: int) -> str:
 def finish(
     folder: Path,
     spec: CodecSpec,
-    rows: Sequence[ClipRow],
+    rows: Iterable[ClipRow],
     shard_list: Sequence[Shard],
-    rejects: Sequence[Mapping[str, Any]] = (),
+    rejects: Iterable[Mapping[str, Any]] = (),
     *,
     inputs: Mapping[str, Any] | None = None,
     versions: Mapping[str, str] | None = None,
+    keep_splits: bool = False,
 ) -> Pack:
-    """Split the clips, write clips.parquet and rejects.jsonl, and commit with pack.json.
+    """Split the clips, apply the edits that were made to the pack, write its tables and commit with pack.json.
 
-    Everything written is a function of the arguments: no clock, no machine. `rejects` are {"file", "code", "reason"}.
+    `rows` are consumed once; in the order of the shards they take no memory, apart from what the split needs.
+    Everything written is a function of the arguments and of the pack that is already there (its edits and history): no
+    clock, no machine. `rejects` are {"file", "code", "reason"}. With `keep_splits` the rows have splits.
+
+    Raises PACK046 (an edit's record is gone), PACK001 (the pack.json that is there cannot be read), SYS002 (disk).
     """
-    rows = split(sorted(rows, key=lambda row: (row.shard, row.first_frame)))
-    clips = table.from_rows(rows)
-    table.write(folder / "clips.parquet", clips)
-    lines = [json.dumps(reject, sort_keys=True, ensure_ascii=False) + "\n" for reject in rejects]
-    commit.text(folder / "rejects.jsonl", "".join(lines))
-    shard_list = sorted(shard_list, key=lambda shard: shard.file)
-    content: dict[str, Any] = {
-        "format": FORMAT,
-        "schema": SCHEMA_VERSION,
-        "codec": spec.to_json(),
-        "versions": dict(versions or {}),
-        "inputs": dict(inputs or {}),
-        "splits": {name: _totals(rows, spec, name) for name in ("train", "valid")},
-        "totals": {
-            **_totals(rows, spec, None),
-            "bytes": sum(shard.bytes for shard in shard_list),
-            "rejects": dict(sorted(Counter(str(reject["code"]) for reject in rejects).items())),
-        },
-        "shards": [shard.to_json() for shard in shard_list],
-        "files": {
-            name: {"bytes": (folder / name).stat().st_size, "sha256": commit.sha256(folder / name)}
-            for name in ("clips.parquet", "rejects.jsonl")
-        },
-        "clips": clips.essentials(),
-    }
-    content["fingerprint"] = fingerprint(content)
-    content["checksum"] = checksum(content)
-    commit.record(folder / "pack.json", content)
-    return Pack.open(folder)
+    return finish_table(
+        Path(folder),
+        spec,
+        tables.batches(rows),
+        shard_list,
+        rejects,
+        inputs=inputs,
+        versions=versions,
+        keep_splits=keep_splits,
+    )
 
 
-def split(rows: Sequence[ClipRow]) -> list[ClipRow]:
-    """Put each source, whole, into `train` or `valid` by its hash, so that it falls on the same side in every pack.
+def finish_table(
+    folder: Path,
+    spec: CodecSpec,
+    stream: Iterable[pa.RecordBatch],
+    shard_list: Sequence[Shard],
+    rejects: Iterable[Mapping[str, Any]] = (),
+    *,
+    inputs: Mapping[str, Any] | None = None,
+    versions: Mapping[str, str] | None = None,
+    keep_splits: bool = False,
+) -> Pack:
+    """`finish` for clips that are Arrow record batches already; columns that are missing are null, `split` is filled.
 
-    Sources that share a file (equal sha256) count as one, or a copy would leak. With two or more sources each side
-    gets at least one.
+    Millions of clips a second: the way to write large tables.
     """
-    group = _groups(rows)
-    names = sorted(set(group.values()), key=lambda name: (keyed.uniform("split", name), name))
-    valid = {name for name in names if keyed.uniform("split", name) < VALID_SHARE}
-    if len(names) > 1:
-        valid = (valid or {names[0]}) - ({names[-1]} if len(valid) == len(names) else set())
-    else:
-        valid = set()
-    return [replace(row, split="valid" if group[row.source] in valid else "train") for row in rows]
+    with locked(folder, wait=True), commit.scratch(folder / "rows.parquet") as spill:
+        before = _before(folder)
+        history, changes = edits.made(folder, before)
+        tables.write(spill, tables.regular(stream))
+        raw = table.read(spill)
+        sides = raw.split_codes if keep_splits else splits.split(raw.source.arrow, _values(raw, "sha256"))
+        sources = splits.sources(raw.source.arrow, sides)
+        written, counts = put_table(folder, before, tables.patched(_in_order(spill, raw, sides), changes))
+        codes = Counter[str]()
+        refused = put_rejects(folder, before, _lines(rejects, codes))
+        sums = totals(counts, sources, spec)
+        shard_list = sorted(shard_list, key=lambda shard: shard.file)
+        content: dict[str, Any] = {
+            "format": FORMAT,
+            "schema": SCHEMA_VERSION,
+            "codec": spec.to_json(),
+            "versions": dict(versions or {}),
+            "inputs": dict(inputs or {}),
+            "splits": {name: sums[name] for name in SPLITS},
+            "totals": {
+                **sums[""],
+                "bytes": sum(shard.bytes for shard in shard_list),
+                "rejects": dict(sorted(codes.items())),
+            },
+            "shards": [shard.to_json() for shard in shard_list],
+            "files": {file.name: {"bytes": file.bytes, "sha256": file.sha256} for file in (written, refused)},
+            "clips": counts.essentials,
+        }
+        content["history"] = _grown(history, before, fingerprint(content), written.sha256)
+        return commit_pack(folder, content)
 
 
-def _groups(rows: Sequence[ClipRow]) -> dict[str, str]:
-    """Source -> the first name (in sorted order) among the sources that it shares files with, directly or not."""
-    parent = {row.source: row.source for row in rows}
-
-    def root(source: str) -> str:
-        while parent[source] != source:
-            source = parent[source]
-        return source
-
-    first_with: dict[str, str] = {}
-    for row in rows:
-        if row.sha256 is not None:
-            a, b = root(row.source), root(first_with.setdefault(row.sha256, row.source))
-            parent[max(a, b)] = min(a, b)
-    return {source: root(source) for source in parent}
+def _values(clips: Clips, name: str) -> Iterator[Any]:
+    """A column's values, without holding the column."""
+    for batch in clips.batches([name]):
+        yield from batch.column(0).to_pylist()
 
 
-def _totals(rows: Sequence[ClipRow], spec: CodecSpec, name: str | None) -> dict[str, Any]:
-    chosen = [row for row in rows if name is None or row.split == name]
-    return {
-        "clips": len(chosen),
-        "sources": len({row.source for row in chosen}),
-        "frames": sum(row.frames for row in chosen),
-        "seconds": round(sum(row.samples for row in chosen) / spec.sample_rate, 3),
-    }
+def _before(folder: Path) -> dict[str, Any] | None:
+    """pack.json of the pack that is there; None where there is none, or a damaged one that is to be made anew."""
+    try:
+        return read_commit(folder)
+    except PartimentoError as err:
+        if err.code == "PACK001" and not err.context["missing"]:
+            raise  # it is there, but the system does not let us read it now
+        return None
+
+
+def _grown(
+    history: list[dict[str, Any]], before: Mapping[str, Any] | None, new: str, clips_sha256: str
+) -> list[dict[str, Any]]:
+    """The history, with an entry if the pack became another one than it was."""
+    was = before["fingerprint"] if before else history[-1]["fingerprint"] if history else None
+    known = table_sha256(before) if before else history[-1]["clips_sha256"] if history else None
+    if was is None or (was, known) == (new, clips_sha256):
+        return history
+    facts = {"was": was, "fingerprint": new, "clips_sha256": clips_sha256, "edit": None}
+    return [*history, {"what": "encode", "why": "the pack was made again", **facts}]
+
+
+def table_sha256(content: Mapping[str, Any]) -> str:
+    """The hash of the clip table that pack.json names."""
+    return str(content["files"][table_of(content)]["sha256"])
+
+
+def _in_order(spill: Path, raw: Clips, sides: NDArray[np.int8]) -> Iterator[pa.RecordBatch]:
+    """The rows by shard and first frame, with their splits."""
+    shard, first = raw.shard, raw.first_frame
+    rising = (shard[1:] > shard[:-1]) | ((shard[1:] == shard[:-1]) & (first[1:] >= first[:-1]))
+    if rising.all():
+        return tables.with_splits(raw.batches(), sides)
+    order = np.lexsort((first, shard))
+    mixed = pq.read_table(spill).take(order).combine_chunks()
+    return tables.with_splits(mixed.to_batches(max_chunksize=BATCH), sides[order])
+
+
+def _lines(rejects: Iterable[Mapping[str, Any]], codes: Counter[str]) -> Iterator[str]:
+    """Rejects as lines of JSON, counted by their code in passing."""
+    for reject in rejects:
+        codes[str(reject["code"])] += 1
+        yield json.dumps(reject, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 class PackWriter:
@@ -146,6 +190,7 @@ class PackWriter:
         tags: Sequence[str] = (),
         caption: str | None = None,
         licence: str | None = None,
+        origin: str | None = None,
     ) -> None:
         """One clip. Its name is its number, and its source itself, unless given; the sha256 is that of its codes."""
         clip = clip if clip is not None else f"{len(self._rows):06d}"
@@ -161,6 +206,7 @@ class PackWriter:
                 tags=tuple(tags),
                 caption=caption,
                 licence=licence,
+                origin=origin,
             )
         )
         self._open.append(codes_TK)

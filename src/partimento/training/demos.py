@@ -37,11 +37,12 @@ PROMPT_SECONDS = 2.0
 
 
 class Demos:
-    """Plays one run's demos. The held-out clip is the first valid one that is long enough, else the longest."""
+    """Plays one run's demos. Of the clips held out, the first that is long enough is heard, else the longest."""
 
-    def __init__(self, config: RvqConfig, pack: Pack, player: Player, codec: Codec) -> None:
+    def __init__(
+        self, config: RvqConfig, pack: Pack, player: Player, codec: Codec, held_out: NDArray[np.integer]
+    ) -> None:
         self.config, self.pack, self.player, self.codec = config, pack, player, codec
-        held_out = pack.split("valid")
         wanted = self._frames(PROMPT_SECONDS + config.demo.seconds)
         lengths = pack.clips.frames[held_out]
         long_enough = np.flatnonzero(lengths >= wanted)

@@ -47,7 +47,7 @@ class Session:
 
     def begin(self, stop: Stop) -> None:
         """Load the newest whole checkpoint, or start from nothing if the run has none."""
-        check_identity(self.run.record.get("identity", {}), self.task.identity)
+        check_identity(self.run.record.get("identity", {}), self.task.identity, self.task.history)
         folder = self.run.checkpoints_path
         for place in (folder, self.run.demos_path):
             place.mkdir(exist_ok=True)

@@ -7,7 +7,7 @@ function of the step, and all else is here: weights, averaged weights, moments, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ class State:
         """
         found = checkpoint.load(path)
         check_config(found.state["config"], self.config)
-        check_identity(found.state["identity"], self.task.identity)
+        check_identity(found.state["identity"], self.task.identity, self.task.history)
         copy_into(named_state(self.task.module), found.parts["model"])
         load_state_by_name(self.task.module, self.optimizer, found.parts["optimizer"])
         if self.ema is not None:
@@ -132,17 +132,28 @@ def check_config(stored: dict[str, Any], config: Config) -> None:
             )
 
 
-def check_identity(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """Raises TRAIN002 if the data is not what the run was trained on."""
+def check_identity(
+    stored: Mapping[str, Any], identity: Mapping[str, Any], history: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Raises TRAIN002 if the data is not what the run was trained on. `history` of the data (`Pack.history`) lets the
+    error say what was done to it since."""
     for name in sorted(stored.keys() | identity.keys()):
         if stored.get(name) != identity.get(name):
             raise PartimentoError(
                 "TRAIN002",
                 f"the data changed under the run: its {name} is another one",
-                why=f"{name} is {identity.get(name)} now and was {stored.get(name)}",
+                why=f"{name} is {identity.get(name)} now and was {stored.get(name)}{_since(stored.get(name), history)}",
                 next="point data at what the run was started with, or start a new run (leave --run away)",
                 key=name,
             )
+
+
+def _since(was: Any, history: Sequence[Mapping[str, Any]]) -> str:
+    """What was done to the data since it was what it was."""
+    known = [number for number, entry in enumerate(history) if entry["was"] == was]
+    later = history[known[-1] :] if known else ()
+    done = [f"{entry['what']} ({entry['why']})" for entry in later if entry["fingerprint"] != entry["was"]]
+    return "; since then: " + ", ".join(done) if done else ""
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

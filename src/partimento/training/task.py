@@ -23,6 +23,8 @@ class Task(Protocol):
 
     identity: dict[str, Any]
     """JSON facts of the data (fingerprint of the pack, hashes of the files). A resume with other values is refused."""
+    history: list[dict[str, Any]]
+    """What was done to the data after it was made (`Pack.history`; empty where nothing can be), for that refusal."""
     description: dict[str, Any]
     """JSON that a reader needs to rebuild the module from a checkpoint without the data; stored in `state.json`."""
     score: str

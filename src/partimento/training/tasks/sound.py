@@ -65,6 +65,7 @@ class SoundTask:
         self.sound = gather(config.data, SAMPLE_RATE)
         self.crops = Crops(self.sound.train, config.data.crop, config.data.band_share)
         self.identity: dict[str, Any] = dict(self.sound.identity())
+        self.history: list[dict[str, Any]] = []
         self.description: dict[str, Any] = {"network": network.to_json(), "sample_rate": SAMPLE_RATE}
         self.item_frames = config.data.crop // network.hop
         self._restarts = 0
