@@ -331,7 +331,7 @@ def test_labels_come_from_the_nearest_table_then_from_sidecars(tmp_path):
     assert by["sub/d.wav"].tags == ("near",) and by["sub/d.wav"].source == "two"
     assert by["f.wav"].tags == () and found.grouped_by == {".": "source"}
     assert "gone.wav" in found.notes[0]
-        assert found.notes[1:] == ["labels from: tags.jsonl 2, none 2, json 1, prompt 1"]
+    assert found.notes[1:] == ["labels from: tags.jsonl 2, none 2, json 1, prompt 1"]
 
 
 def test_a_source_that_all_share_is_a_credit_line(tmp_path):

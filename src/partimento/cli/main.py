@@ -63,8 +63,8 @@ def main(args: Sequence[str] | None = None) -> int:
 def _run(args: list[str]) -> int:
     as_json = "--json" in args
     try:
-        cli.main(args=args, prog_name="partimento", standalone_mode=False)
-        return 0
+        status = cli.main(args=args, prog_name="partimento", standalone_mode=False)
+        return status if isinstance(status, int) else 0  # of click's Exit
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except click.ClickException as err:

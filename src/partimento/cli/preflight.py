@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from partimento.cli.terminal import json_option, lines, progress, quiet_option, result
+from partimento.cli.terminal import failed, json_option, lines, progress, quiet_option, result
 from partimento.errors import PartimentoError
 
 MARKS = {True: "ok    ", False: "FAILED", None: "-     "}
@@ -53,18 +53,21 @@ def command(
         return
     with progress(quiet) as display:
         checks = preflight.preflight(loaded, runs=runs, progress=display)
-    failed = [check for check in checks if check.passed is False]
+    wrong = [check for check in checks if check.passed is False]
     rows = [
         f"{MARKS[check.passed]}  {check.name}: {check.found}"
         + (f"\n        remedy: {check.remedy}" if check.remedy else "")
         for check in checks
     ]
-    result({"checks": [check.to_json() for check in checks], "passed": not failed}, as_json, "\n".join(rows))
-    if failed:
-        raise PartimentoError(
-            "LAB007",
-            f"{len(failed)} of {len(checks)} checks failed: {', '.join(check.name for check in failed)}",
-            where=str(config),
-            why=failed[0].found,
-            next=failed[0].remedy,
-        )
+    values = {"checks": [check.to_json() for check in checks], "passed": not wrong}
+    if not wrong:
+        result(values, as_json, "\n".join(rows))
+        return
+    err = PartimentoError(
+        "LAB007",
+        f"{len(wrong)} of {len(checks)} checks failed: {', '.join(check.name for check in wrong)}",
+        where=str(config),
+        why=wrong[0].found,
+        next=wrong[0].remedy,
+    )
+    failed(values, err, as_json, "\n".join(rows))

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from partimento.errors import PartimentoError
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object on stdout.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress display.")
 
@@ -21,6 +23,15 @@ def result(values: Mapping[str, Any], as_json: bool, text: str | None = None) ->
         click.echo(json.dumps(values, default=str, sort_keys=True))
     else:
         click.echo(text if text is not None else lines(values))
+
+
+def failed(values: Mapping[str, Any], err: PartimentoError, as_json: bool, text: str) -> None:
+    """As `result`, of a command whose finding is a failure: for machines both in one object, and its exit status."""
+    if as_json:
+        result({**values, "error": err.to_json()}, as_json)
+        raise click.exceptions.Exit(err.exit_status)
+    click.echo(text)
+    raise err
 
 
 def lines(values: Mapping[str, Any]) -> str:

@@ -35,6 +35,7 @@ from partimento.tokens.clips import ClipRow
 from partimento.tokens.licence import Allowed
 from partimento.tokens.manifest import rejects_of
 from partimento.tokens.pack import Pack
+from partimento.tokens.store import local
 from partimento.tokens.writer import finish
 
 __all__ = ["EncodeReport", "decode", "encode", "repair"]
@@ -69,9 +70,9 @@ def encode(
 
     Raises SYS004, AUDIO001 (nothing to encode), PACK010 (`to` holds something else), PACK012 (all rejected), PACK014
     (another encode is at work there), PACK030 (one that shares the work is not alike), PACK032 (no such shard), PACK033
-    (a recording of the finished pack was edited), SYS002 (disk), SYS003 (Ctrl-C), and what open_codec raises.
+    (a recording of the finished pack was edited), FAR008 (`to` is a URL), SYS002 (disk), SYS003 (Ctrl-C), and what open_codec raises.
     """
-    progress = progress or Quiet()
+    to, progress = local(to), progress or Quiet()
     if shard and (claim or not 1 <= shard[0] <= shard[1]):
         raise PartimentoError(
             "PACK032", f"there is no part {shard[0]} of {shard[1]}", next="use --shard 1/8 to 8/8, or --claim instead"
@@ -86,7 +87,7 @@ def encode(
     work = inputs.plan(found, opened.spec, upmix=upmix)
     for note in found.notes:
         progress.note(note)
-    job = _Job(Path(to), work, setup, devices, jobs, shard, claim, progress)
+    job = _Job(to, work, setup, devices, jobs, shard, claim, progress)
     return job.estimate(opened) if dry_run else job.run()
 
 

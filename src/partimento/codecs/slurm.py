@@ -15,6 +15,7 @@ from partimento import commit
 from partimento.codecs.encode import EncodeReport, encode
 from partimento.errors import PartimentoError
 from partimento.progress import Progress, Quiet
+from partimento.tokens.store import local
 
 POLL_SECONDS = 1.0
 
@@ -57,7 +58,7 @@ def submit(
     `encode` raises.
     """
     progress, started = progress or Quiet(), time.monotonic()
-    given, to = [str(Path(source).absolute()) for source in sources], Path(to).absolute()
+    given, to = [str(Path(source).absolute()) for source in sources], local(to).absolute()
     found = encode(given, to, dry_run=True, **options)  # what cannot be encoded must show before it is submitted
     logs = to.with_name(to.name + ".submit")
     executor = _executor(cluster, logs)

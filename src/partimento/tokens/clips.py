@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from partimento import commit
 from partimento.errors import PartimentoError
 
 SPLITS = ("train", "valid")
@@ -230,7 +231,8 @@ def read(path: Path) -> Clips:
     """Open the table (the caller has checked the file's hash). Raises PACK041 for what is not the table of a pack."""
     try:
         # Read by position, not mapped: a file that is cut while it is open must not end the process.
-        stream = pa.OSFile(str(path))
+        with commit.machine_errors(path):
+            stream = pa.OSFile(str(path))
         file = pq.ParquetFile(stream, read_dictionary=_REPEATING, pre_buffer=False)
         found, rows, size = file.schema_arrow, file.metadata.num_rows, stream.size()
     except _UNREADABLE as err:

@@ -18,6 +18,7 @@ from partimento.tokens import rows
 from partimento.tokens.manifest import checksum, fingerprint, table_of
 from partimento.tokens.pack import Pack
 from partimento.tokens.publish import commit_pack, locked, put_table
+from partimento.tokens.store import local
 
 FIELDS = ("tags", "caption", "licence", "origin")
 Changes = Mapping[str, Mapping[str, Any]]
@@ -29,9 +30,9 @@ def edit(path: str | Path, changes: Changes, *, why: str) -> Pack:
 
     The fingerprint changes only if tags do; then runs that were trained on the pack refuse to go on with it.
     Raises PACK045 (unknown clip or field, wrong value), PACK047 (another edit is at work), what `Pack.open` raises,
-    SYS002 (disk).
+    FAR008 (a URL), SYS002 (disk).
     """
-    path = Path(path)
+    path = local(path)
     wanted = {str(clip): _checked(str(clip), change) for clip, change in changes.items()}
     with locked(path):
         pack = Pack.open(path)

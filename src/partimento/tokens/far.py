@@ -49,17 +49,22 @@ def open_pack(
     shards = _Cache(store, cache or _home())
     content = shards.tables()
     clips = table.read(shards.folder / table_of(content))
-    pack = Pack(shards.folder, content, clips, fetch=shards.fetch, corrupt_budget=corrupt_budget)
+    pack = Pack(shards.folder, content, clips, shards.fetch, corrupt_budget, name=store.url)
     shards.pack = pack
     if verify != "lazy" and (damage := pack.damage(full=verify == "full")):
         raise damage[0]
     return pack
 
 
+def read_commit(url: str | Path) -> dict[str, Any]:
+    """What pack.json at a URL holds, checked; nothing goes into the cache. Raises FAR001 to FAR005, PACK002."""
+    return _commit(Store(url))[0]
+
+
 def copy(source: str | Path, to: str | Path, *, progress: Progress | None = None, **options: Any) -> int:
     """Copy a pack between folders and URLs, any way round; the bytes written. pack.json comes last: it commits.
 
-    All is hashed on the way. Raises as `open_pack`, PACK001 and others of `Pack.open`, PACK010 (another pack is there),
+    All is hashed on the way. Raises as `open_pack`, PACK001 and others of `Pack.open`, PACK004 (a file is damaged), PACK010 (another pack is there),
     FAR006 (the store cannot be written), SYS002 (disk).
     """
     pack = open_pack(source, **options) if is_far(source) else Pack.open(source)
@@ -72,27 +77,25 @@ def copy(source: str | Path, to: str | Path, *, progress: Progress | None = None
     progress, written = progress or Quiet(), 0
     for done, (number, shard) in enumerate(pack.shards.items(), 1):
         pack.shard_codes(number)  # brings a far one here
-        written += _put(pack.path, target, shard.file, shard.sha256)
+        written += _put(pack, target, shard.file, shard.sha256)
         progress.update(done, len(pack.shards), megabytes=round(written / 1e6))
     for name, facts in {**records_of(pack.content), **pack.content["files"]}.items():
-        written += _put(pack.path, target, name, facts["sha256"])
-    return written + _put(pack.path, target, "pack.json", hashlib.sha256(commit_bytes).hexdigest())
+        written += _put(pack, target, name, facts["sha256"])
+    return written + _put(pack, target, "pack.json", hashlib.sha256(commit_bytes).hexdigest())
 
 
-def _put(folder: Path, target: Store | Path, name: str, sha256: str) -> int:
+def _put(pack: Pack, target: Store | Path, name: str, sha256: str) -> int:
     """One file to its place, hashed before it goes; 0 where it is there already (what a store holds is sent again)."""
     if isinstance(target, Path) and (target / name).is_file() and commit.sha256(target / name) == sha256:
         return 0
-    content = (folder / name).stat().st_size
+    folder, size = pack.path, (pack.path / name).stat().st_size
     if commit.sha256(folder / name) != sha256:
-        raise PartimentoError(
-            "FAR004", f"{name} changed while it was copied", where=str(folder / name), next="run the same command again"
-        )
+        raise pack.damaged(name, "its sha256 is another than the recorded one")
     if isinstance(target, Store):
         target.send(folder / name, name)
     else:
         commit.file(target / name, lambda tmp: _copy_file(folder / name, tmp))
-    return content
+    return size
 
 
 def _copy_file(source: Path, to: Path) -> None:
@@ -116,6 +119,17 @@ def _home() -> Path:
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "partimento"
 
 
+def _commit(store: Store) -> tuple[dict[str, Any], bytes]:
+    """pack.json, checked, and its bytes."""
+    size = store.size("pack.json")
+    if size > MOST_COMMIT:
+        raise PartimentoError(
+            "FAR004", f"pack.json claims {size} bytes", where=store.where("pack.json"), next="check the URL"
+        )
+    raw = store.read("pack.json", 0, size, size)
+    return parse_commit(raw, store.where("pack.json")), raw
+
+
 class _Cache:
     """The local folder of one far pack, filled on demand: a pack with holes in place of shards that were not read yet.
 
@@ -130,13 +144,7 @@ class _Cache:
 
     def tables(self) -> dict[str, Any]:
         """Bring pack.json and the clip table; the content of pack.json, checked."""
-        size = self._store.size("pack.json")
-        if size > MOST_COMMIT:
-            raise PartimentoError(
-                "FAR004", f"pack.json claims {size} bytes", where=self._store.where("pack.json"), next="check the URL"
-            )
-        raw = self._store.read("pack.json", 0, size, size)
-        content = parse_commit(raw, self._store.where("pack.json"))
+        content, raw = _commit(self._store)
         self.folder = self._home / hashlib.sha256(self._store.url.encode() + b"\0" + raw).hexdigest()[:24]
         for name, facts in {**records_of(content), **content["files"]}.items():
             self.bring(name, facts)

@@ -15,6 +15,7 @@ from partimento.errors import PartimentoError
 from partimento.tokens.clips import SPLITS
 from partimento.tokens.shards import CODES, HEADER_BYTES, Shard
 from partimento.tokens.spec import CodecSpec
+from partimento.tokens.store import is_far
 
 FORMAT = "partimento pack"
 SCHEMA_VERSION = 2
@@ -53,7 +54,7 @@ def read_commit(path: Path) -> dict[str, Any]:
     """pack.json of the pack at `path`, checked. Raises PACK001, PACK002, PACK040."""
     place = path / "pack.json"
     try:
-        with place.open("rb") as stream:
+        with commit.machine_errors(place), place.open("rb") as stream:
             raw = stream.read(MOST_BYTES + 1)
     except OSError as err:
         missing = isinstance(err, (FileNotFoundError, NotADirectoryError))
@@ -142,8 +143,13 @@ def shard_number(file: str) -> int:
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
-    """What a pack says of itself, from pack.json alone."""
-    content = read_commit(Path(path))
+    """What a pack, in a folder or at a URL, says of itself, from pack.json alone. Raises PACK001, PACK002, FAR errors."""
+    if is_far(path):
+        from partimento.tokens import far
+
+        content = far.read_commit(path)
+    else:
+        content = read_commit(Path(path))
     return {"path": str(path), **{name: value for name, value in content.items() if name != "checksum"}}
 
 

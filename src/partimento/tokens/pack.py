@@ -59,7 +59,7 @@ Verify = Literal["lazy", "quick", "full"]
 class Pack:
     """An opened pack. Use `Pack.open`.
 
-    `content` is pack.json as it is. `fetch(shard)` is called before a shard's file is opened, for packs whose shards
+    `name` is what people call it: its folder, or the URL of which `path` is the cache. `content` is pack.json as it is. `fetch(shard)` is called before a shard's file is opened, for packs whose shards
     come from elsewhere. `corrupt_budget` is how many damaged clips `ensure` bears before it raises; `corrupt` are the
     errors that it has borne.
     """
@@ -71,8 +71,10 @@ class Pack:
         clips: Clips,
         fetch: Callable[[Shard], None] | None = None,
         corrupt_budget: int = 0,
+        name: str | None = None,
     ) -> None:
         self.path = path
+        self.name = name or str(path)
         self.content = content
         self.spec = CodecSpec.from_json(content["codec"])
         self.fingerprint: str = content["fingerprint"]
@@ -108,15 +110,13 @@ class Pack:
             content = read_commit(path)
             try:
                 check_file(path, content, table_of(content))
-                clips = table.read(path / table_of(content))
-                break
+                pack = cls(path, content, table.read(path / table_of(content)), corrupt_budget=corrupt_budget)
+                if verify != "lazy" and (damage := pack.damage(full=verify == "full")):
+                    raise damage[0]
+                return pack
             except PartimentoError:
                 if read_commit(path) == content:  # else an edit was committed, and the old table removed, in between
                     raise
-        pack = cls(path, content, clips, corrupt_budget=corrupt_budget)
-        if verify != "lazy" and (damage := pack.damage(full=verify == "full")):
-            raise damage[0]
-        return pack
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -161,7 +161,7 @@ class Pack:
                         f"{len(self.corrupt)} clips are damaged, and {self.corrupt_budget} were allowed",
                         where=err.where,
                         why=f"the last: {err.message}: {err.why}",
-                        next=f"partimento pack repair {self.path}",
+                        next=f"partimento pack repair {self.name}",
                     ) from err
         return np.asarray(self._state[clips] == WHOLE)
 
@@ -184,7 +184,7 @@ class Pack:
         codes_TK = codes[start : start + int(self.clips.frames[clip])]
         if zlib.crc32(np.ascontiguousarray(codes_TK).data) != checks[clip - self.shard_starts[number]]:
             why = "the crc32 of its codes is another than the recorded one"
-            raise shards.damaged(self.path, self.shards[number].file, why, clip=self.clips.clip[clip])
+            raise self.damaged(self.shards[number].file, why, clip=self.clips.clip[clip])
         shards.check_range(
             codes_TK, self.spec.cardinalities, where=f"{self.path / self.shards[number].file}, clip number {clip}"
         )
@@ -216,6 +216,14 @@ class Pack:
         if passed != lengths.sum():
             raise table.unsound(clips.path, "its clips do not fill the last shard")
 
+    def damaged(self, file: str, why: str, *, clip: str | None = None) -> PartimentoError:
+        """PACK004, or of a table PACK003; in the cache of a far pack, the file is simply fetched again."""
+        known = any(shard.file == file for shard in self.shards.values())
+        err = shards.damaged(self.path, file, why, clip=clip) if known else unequal(self.path, file, why)
+        if self.fetch is not None:
+            err.next = f"rm {self.path / file}, which is a copy: then it is fetched again from {self.name}"
+        return err
+
     def _open_shard(self, number: int) -> tuple[NDArray[np.uint16], NDArray[np.uint32]]:
         found = self._mapped.get(number)
         if found is None:
@@ -231,7 +239,7 @@ class Pack:
             raise PartimentoError(
                 "PACK008",
                 f"the pack has no clips in its split {name!r}",
-                where=str(self.path),
+                where=self.name,
                 why=f"it holds {self.totals['sources']} source(s); a held-out split needs two at least",
                 next="encode more recordings, or give their sources in tags.jsonl",
             )
@@ -256,8 +264,8 @@ class Pack:
             raise PartimentoError(
                 "PACK019",
                 f"the pack has no clip {name!r}",
-                where=str(self.path),
-                next=f"partimento pack inspect {self.path}",
+                where=self.name,
+                next=f"partimento tags list {self.name}",
             ) from None
 
     def damage(self, *, full: bool = True) -> list[PartimentoError]:

@@ -16,6 +16,7 @@ from partimento.tokens import labelfiles
 from partimento.tokens import tags as tagging
 from partimento.tokens.edits import FIELDS
 from partimento.tokens.pack import Pack
+from partimento.tokens.store import local
 
 _SPELLINGS = {"file": "clip", "license": "licence"}
 
@@ -37,8 +38,8 @@ class Changes:
 
 
 def export(pack: Pack, path: Path) -> int:
-    """Write the labels of every clip to `path`, one JSON object a line, and return how many. Raises TAGS009."""
-    path = Path(path)
+    """Write the labels of every clip to `path`, one JSON object a line, and return how many. Raises TAGS009, FAR008."""
+    path = local(path)
     if path.exists():
         raise PartimentoError(
             "TAGS009", f"{path} exists already", where=str(path), next="choose another name with --to, or remove it"

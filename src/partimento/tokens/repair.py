@@ -18,6 +18,7 @@ from partimento.tokens.clips import SPLITS
 from partimento.tokens.manifest import fingerprint, rejects_of
 from partimento.tokens.pack import Pack, check_file
 from partimento.tokens.publish import commit_pack, locked, put_rejects, put_table, totals
+from partimento.tokens.store import local
 from partimento.tokens.verify import shard_damage
 
 DROPPED = "PACK043"
@@ -36,9 +37,9 @@ def drop(path: str | Path, shards: Sequence[int]) -> Pack:
     left, the history says so, the fingerprint changes. The shards' files are removed only when that is committed.
 
     Raises PACK044 (no such shard, or nothing would stay), PACK047 (another edit or repair), what `Pack.open` raises,
-    PACK003 (rejects.jsonl is damaged), SYS002.
+    PACK003 (rejects.jsonl is damaged), FAR008 (a URL), SYS002.
     """
-    path = Path(path)
+    path = local(path)
     with locked(path):
         pack = Pack.open(path)
         gone = sorted(set(shards))

@@ -21,6 +21,7 @@ from partimento.tokens.clips import SPLITS, Clips
 from partimento.tokens.licence import Allowed
 from partimento.tokens.manifest import FORMAT, SCHEMA_VERSION
 from partimento.tokens.pack import Pack
+from partimento.tokens.store import local
 
 # Why a clip is left out; the first of these that holds is its reason.
 REASONS = {
@@ -109,9 +110,9 @@ class Selection:
         raise PartimentoError(
             "TAGS003",
             f"no clip has the tag {tag!r}" + (f"; did you mean {' or '.join(map(repr, hint))}?" if hint else ""),
-            where=str(pack.path),
+            where=pack.name,
             why="tags are matched whole, and a filter for a tag that is not there would do nothing, unseen",
-            next=f"partimento tags list {pack.path}",
+            next=f"partimento tags list {pack.name}",
         )
 
     def nothing(self, pack: Pack, split: str | None = None) -> PartimentoError:
@@ -119,7 +120,7 @@ class Selection:
         return PartimentoError(
             "TAGS008",
             "no clip is left" + (f" in the split {split!r}" if split else ""),
-            where=str(pack.path),
+            where=pack.name,
             why="; ".join(f"{count} left out, since {REASONS[code]}" for code, count in left_out.items()) or None,
             next="ask for less",
         )
@@ -129,10 +130,10 @@ def write(pack: Pack, folder: Path, selection: Selection, progress: Progress | N
     """A new pack at `folder` of the clips that `selection` chooses, each in the split that it has.
 
     Shards are written anew from verified codes; what is left out is listed in the new pack's rejects; `inputs` names
-    the fingerprint of the pack it was made from. Raises TAGS009 where there is something at `folder`, what `clips`
+    the fingerprint of the pack it was made from. Raises TAGS009 where there is something at `folder`, FAR008 (a URL), what `clips`
     raises, and PACK004 to PACK006 for damaged codes.
     """
-    folder = Path(folder)
+    folder = local(folder)
     if folder.exists():
         raise PartimentoError(
             "TAGS009",

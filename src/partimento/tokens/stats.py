@@ -155,7 +155,7 @@ def stats(
 
     noisy_rows = noisy.found()
     result = PackStats(
-        path=str(pack.path),
+        path=pack.name,
         fingerprint=pack.fingerprint,
         spec=spec.to_json(),
         hours=round(float(seconds.sum()) / 3600, 4),

@@ -82,6 +82,12 @@ def _text(found: dict[str, Any], drop: bool, sources: bool) -> str:
     if found["done"]:
         return "\n".join([*lines, f"{found['done']}: {what}; the fingerprint is {found['fingerprint'][:12]} now"])
     lines.append(what)
+    from partimento.tokens.store import is_folder
+
+    if not is_folder(pack):
+        return "\n".join(
+            [*lines, f"partimento pack copy FOLDER --to {pack}  writes it anew from a whole copy of this pack"]
+        )
     if drop or not sources:
         lines.append(f"partimento pack repair {pack} --drop      takes these clips out; the fingerprint changes")
     if sources or not drop:

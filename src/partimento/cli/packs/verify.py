@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from partimento.cli.terminal import json_option, result
+from partimento.cli.terminal import failed, json_option, result
 from partimento.errors import PartimentoError
 
 
@@ -23,14 +23,12 @@ def command(pack: str, quick: bool, as_json: bool) -> None:
         result(found.to_json(), as_json, text)
         return
     first = found.damage[0]
-    if as_json:
-        result(found.to_json(), as_json)
-    else:
-        click.echo("\n".join(f"{one['code']}  {one['message']}  ({one['why']})" for one in found.damage))
-    raise PartimentoError(
+    err = PartimentoError(
         "PACK021",
         f"{len(found.damage)} piece(s) of {pack} are damaged",
         where=str(pack),
         why=f"{first['message']}: {first['why']}",
         next=first["next"],
     )
+    text = "\n".join(f"{one['code']}  {one['message']}  ({one['why']})" for one in found.damage)
+    failed(found.to_json(), err, as_json, text)

@@ -26,6 +26,7 @@ from partimento.tokens.convert.facts import Given, difference, rates_twice, spec
 from partimento.tokens.convert.item import Facts, Item, Reject
 from partimento.tokens.shards import Shard
 from partimento.tokens.spec import CodecSpec
+from partimento.tokens.store import local
 
 CLIPS_PER_SHARD = 256
 BYTES_PER_SHARD = 64 * 2**20
@@ -98,9 +99,9 @@ def build_pack(
     source is the one in its labels, else found as grouping.sources does by `source_by`.
 
     Raises SYS004, CONVERT001 (what is it), CONVERT002 (export.json), PACK013 (labels), CONVERT004 (rates unknown),
-    CONVERT007 (an export, and other rates), CONVERT009 (nothing is left), CONVERT012 (`to` exists), SYS002.
+    CONVERT007 (an export, and other rates), CONVERT009 (nothing is left), CONVERT012 (`to` exists), FAR008 (it is a URL), SYS002.
     """
-    source, to, given, progress = Path(source), Path(to), given or Given(), progress or Quiet()
+    source, to, given, progress = Path(source), local(to), given or Given(), progress or Quiet()
     if to.exists() and not dry_run:
         raise PartimentoError(
             "CONVERT012", f"{to} exists", where=str(to), next=f"choose a new folder with --to, or delete {to}"
