@@ -42,7 +42,12 @@ test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/.installed-dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python bench/decoder.py
+	$(BIN)/python bench/codecs.py
+	$(BIN)/python bench/data.py
+	$(BIN)/python bench/fuzz.py
+	$(BIN)/python bench/faults.py
 	$(BIN)/python bench/kill_encode.py
 	$(BIN)/python bench/kill_train.py
 

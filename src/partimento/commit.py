@@ -19,6 +19,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -183,8 +184,17 @@ def append_line(path: Path, line: str) -> None:
 
 def sha256(path: Path) -> str:
     """Of a file. Raises OSError where it cannot be read, but SYS002 where the machine is at fault, and not the file."""
-    with machine_errors(path), Path(path).open("rb") as stream:
+    with machine_errors(path), open(path, "rb", opener=regular) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def regular(path: str, flags: int) -> int:
+    """An `opener` of regular files only: a pipe would keep its reader waiting for ever, and a device may have no end."""
+    handle = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
+    return handle
 
 
 def sweep(parent: Path, begins: str = "") -> None:

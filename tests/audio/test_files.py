@@ -203,7 +203,7 @@ def test_a_decoder_that_crashes_or_hangs_is_an_error(good: dict[str, Path], scri
     with pytest.raises(PartimentoError, match=why) as caught, decoder.stream(good["wav"]):
         pass
     assert code(caught) == "AUDIO009"
-    assert decoder._process is None  # nothing is left running
+    assert decoder.child.process is None  # nothing is left running
 
 
 def test_a_killed_or_frozen_child_costs_one_file(good: dict[str, Path]) -> None:
@@ -214,18 +214,18 @@ def test_a_killed_or_frozen_child_costs_one_file(good: dict[str, Path]) -> None:
             return sum(len(part) for part in parts)
 
     assert frames() == RATE
-    assert decoder._process is not None
-    first = decoder._process.pid
-    assert frames() == RATE and decoder._process.pid == first  # one child serves many files
+    assert decoder.child.process is not None
+    first = decoder.child.process.pid
+    assert frames() == RATE and decoder.child.process.pid == first  # one child serves many files
     os.kill(first, signal.SIGSTOP)
     decoder._stall = 0.3
     with pytest.raises(PartimentoError) as caught:
         frames()
     assert code(caught) == "AUDIO009"
     decoder._stall = 20
-    assert frames() == RATE and decoder._process.pid != first
-    os.kill(decoder._process.pid, signal.SIGKILL)
-    os.waitid(os.P_PID, decoder._process.pid, os.WEXITED | os.WNOWAIT)
+    assert frames() == RATE and decoder.child.process.pid != first
+    os.kill(decoder.child.process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, decoder.child.process.pid, os.WEXITED | os.WNOWAIT)
     assert frames() == RATE  # it had died between two files: another takes its place
     decoder.close()
 
@@ -261,13 +261,13 @@ from pathlib import Path
 from partimento.audio import child, files
 path = Path({str(good["wav"])!r})
 files.read_isolated(path)
-mine = child.shared()._process.pid
+mine = child.shared().child.process.pid
 if (pid := os.fork()) == 0:
     files.read_isolated(path)
-    os._exit(0 if child.shared()._process.pid != mine else 1)
+    os._exit(0 if child.shared().child.process.pid != mine else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 files.read_isolated(path)
-assert child.shared()._process.pid == mine
+assert child.shared().child.process.pid == mine
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
@@ -278,7 +278,7 @@ import os
 from pathlib import Path
 from partimento.audio import child, files
 files.read_isolated(Path({str(good["wav"])!r}))
-print(child.shared()._process.pid, flush=True)
+print(child.shared().child.process.pid, flush=True)
 os.kill(os.getpid(), 9)
 """
     done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, timeout=60, check=False)

@@ -59,6 +59,15 @@ def test_a_misspelt_command_or_option_names_the_nearest(capsys: pytest.CaptureFi
     assert "--quick" in run(capsys, "pack", "verify", "x", "--quik")[2]
 
 
+@pytest.mark.parametrize(
+    "options",
+    ["--shard ¹/3", "--shard 4/3", "--tasks 2", "--hours 1", "--submit local --claim", "--submit local --shard 1/2"],
+)
+def test_encode_refuses_options_that_would_do_nothing(capsys: pytest.CaptureFixture[str], options: str) -> None:
+    status, _, err = run(capsys, "encode", "music", "--to", "pack", *options.split())
+    assert status == 2 and err.startswith("error[SYS006]")
+
+
 def test_an_unexpected_fault_leaves_a_report(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Encode: what goes in comes out exactly, nothing is skipped silently, and a second run changes nothing."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -175,6 +176,23 @@ def test_rejects_have_reasons_and_all_rejected_is_an_error(tmp_path):
     assert "noise.wav" in err.value.why and not (tmp_path / "none/pack.json").exists()
 
 
+def test_what_is_no_file_or_no_longer_readable_is_a_reject(tmp_path):
+    folder = music(tmp_path / "music", 3)
+    os.mkfifo(folder / "pipe.wav")
+    (folder / "endless.wav").symlink_to("/dev/zero")
+    (folder / "gone.wav").write_bytes(b"not audio")
+    report = encode([folder], tmp_path / "pack", codec=CODEC, jobs=1)
+    assert report.clips == 3 and report.rejects == {"AUDIO002": 1, "SYS004": 2}
+    later = (time.time() + 10,) * 2
+    os.utime(folder / "pipe.wav", later)
+    assert encode([folder], tmp_path / "pack", codec=CODEC, jobs=1).made == 0
+    (folder / "01.wav").unlink()
+    os.mkfifo(folder / "01.wav")
+    os.utime(folder / "01.wav", later)
+    with raises("PACK010"):  # another size
+        encode([folder], tmp_path / "pack", codec=CODEC, jobs=1)
+
+
 def test_resampling_and_downmix_are_counted(tmp_path):
     folder = music(tmp_path / "music", 2)
     soundfile.write(folder / "wide.wav", wave(7, channels=2), 8000)
@@ -275,7 +293,7 @@ def test_dry_run_estimates_and_writes_nothing(tmp_path):
     assert (report.files, report.clips, sum(report.rejects.values())) == (5, 4, 1)
     real = encode([folder], tmp_path / "pack", codec=CODEC, jobs=1)
     assert report.seconds == pytest.approx(real.seconds, abs=0.01)
-    assert report.frames == real.frames and report.bytes == pytest.approx(real.bytes, rel=0.05)
+    assert (report.frames, report.bytes) == (real.frames, real.bytes)
 
 
 def test_decode_gives_the_exact_length(done, tmp_path):

@@ -61,6 +61,7 @@ def test_readers_are_ahead_in_order_and_only_so_far(tmp_path, monkeypatch):
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
+from partimento import isolated
 from partimento.audio import child
 
 real, seen = child.stream, Path(sys.argv[1])
@@ -76,7 +77,7 @@ def stream(path, *rest):
     return real(path, *rest)
 
 child.stream = stream
-child.main()
+isolated.serve(child.answer)
 """
 
 

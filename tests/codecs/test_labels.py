@@ -162,15 +162,26 @@ def test_a_damaged_file_has_no_label_error_and_one_audio_error(tmp_path, capfd):
     assert Labels(tmp_path).of(tmp_path / "a.flac")["tags"] == ["Jazz"]
 
 
+def test_pipes_are_not_waited_for(tmp_path):
+    song = sound(tmp_path / "a.wav")
+    for name in ("tags.jsonl", "a.txt", "a.json"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(PartimentoError, match="(?s)PACK013.*" + name):
+            Labels(tmp_path).of(song)
+        (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / "b.wav")
+    assert embedded.read(tmp_path / "b.wav") == {}
+
+
 def test_a_reader_of_tags_that_dies_or_hangs_costs_one_file(tmp_path):
     song = sound(tmp_path / "a.flac", genre="Jazz")
     reader = embedded.Reader(stall_seconds=0.3)
-    reader._command = ["sleep", "60"]
+    reader.child.command = ["sleep", "60"]
     assert reader.strings(song) == {}
-    reader._command = embedded.Reader()._command
-    reader._stall = 20
+    reader.child.command = embedded.Reader().child.command
+    reader.child._stall = 20
     assert reader.strings(song) == {"genre": "Jazz"}
-    os.kill(reader._process.pid, signal.SIGKILL)
+    os.kill(reader.child.process.pid, signal.SIGKILL)
     assert reader.strings(song) in ({}, {"genre": "Jazz"})
     assert reader.strings(song) == {"genre": "Jazz"}
     reader.close()

@@ -12,7 +12,7 @@ import partimento
 SOURCE = Path(partimento.__file__).parent
 # From the ground up. Names without a folder are modules.
 FLOORS = [
-    {"errors", "keyed", "commit", "progress", "config", "explanations"},
+    {"errors", "keyed", "commit", "progress", "config", "isolated", "explanations"},
     {"models"},
     {"audio"},
     {"tokens"},

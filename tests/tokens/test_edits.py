@@ -206,7 +206,7 @@ def test_a_pack_that_cannot_be_read_for_a_moment_is_not_made_without_its_history
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return real(path, *args, **kwargs)
 
-    with monkeypatch.context() as patch, pytest.raises(PartimentoError, match="PACK001"):
+    with monkeypatch.context() as patch, pytest.raises(PartimentoError, match="SYS002"):
         patch.setattr(Path, "open", fail)
         finish(folder, SPEC, rows, shard_list)
     assert files(folder) == before

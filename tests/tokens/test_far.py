@@ -11,9 +11,15 @@ import numpy as np
 import pytest
 from packs import write_pack
 
+from partimento.codecs import mend
+from partimento.codecs.encode import encode
+from partimento.codecs.exports import export_pack
 from partimento.errors import PartimentoError
-from partimento.tokens import far
+from partimento.tokens import edits, far, relabel, repair, select
+from partimento.tokens.convert.build import build_pack
+from partimento.tokens.manifest import inspect
 from partimento.tokens.pack import Pack
+from partimento.tokens.verify import verify
 
 BUCKET = "packs"
 
@@ -186,3 +192,83 @@ def test_processes_share_a_cache(s3: str, tmp_path: Path) -> None:
     for reader in readers:
         reader.join(60)
     assert [reader.exitcode for reader in readers] == [0, 0]
+
+
+def test_verify_looks_at_the_store_and_not_at_the_cache(tmp_path: Path) -> None:
+    import fsspec
+
+    local = write_pack(tmp_path / "here")
+    far.copy(tmp_path / "here", "memory://checked")
+    all_codes(Pack.open("memory://checked"))
+    assert verify("memory://checked").ok
+    store, shard = fsspec.filesystem("memory"), next(iter(local.shards.values()))
+    content = bytearray(store.cat(f"/checked/{shard.file}"))
+    content[100] ^= 1
+    store.pipe(f"/checked/{shard.file}", bytes(content))
+    assert verify("memory://checked", full=False).ok
+    assert [one["code"] for one in verify("memory://checked").damage] == ["FAR004"]
+    store.rm(f"/checked/{shard.file}")
+    assert [one["code"] for one in verify("memory://checked", full=False).damage] == ["FAR001"]
+
+
+def test_a_url_names_itself_and_not_its_cache(tmp_path: Path, cache: Path) -> None:
+    from partimento.tokens.stats import stats
+
+    local = write_pack(tmp_path / "here")
+    far.copy(tmp_path / "here", "memory://named")
+    pack = Pack.open("memory://named")
+    assert stats(pack).path == pack.name == "memory://named"
+    assert inspect("memory://named") == {**inspect(tmp_path / "here"), "path": "memory://named"}
+    pack.read(0)
+    shard = cache / "packs" / pack.path.name / local.shards[0].file
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1
+    shard.write_bytes(bytes(content))
+    with pytest.raises(PartimentoError) as caught:
+        Pack.open("memory://named").read(0)
+    assert caught.value.code == "PACK004" and f"rm {shard}" in (caught.value.next or "")
+    shard.unlink()
+    assert same(local, Pack.open("memory://named"))
+
+
+def test_a_damaged_pack_is_not_copied(tmp_path: Path) -> None:
+    local = write_pack(tmp_path / "here")
+    shard = tmp_path / "here" / local.shards[0].file
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1
+    shard.write_bytes(bytes(content))
+    with pytest.raises(PartimentoError) as caught:
+        far.copy(tmp_path / "here", tmp_path / "there")
+    assert caught.value.code == "PACK004" and "pack repair" in (caught.value.next or "")
+    assert not (tmp_path / "there/pack.json").exists()
+
+
+def test_a_file_url_is_a_folder_for_all_that_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    local = write_pack(tmp_path / "here")
+    far.copy(tmp_path / "here", f"file://{tmp_path}/new/there")
+    assert same(local, Pack.open(f"file://{tmp_path}/new/there"))
+    name = local.clips.clip[0]
+    edited = edits.edit(f"file://{tmp_path}/new/there", {name: {"caption": "slow"}}, why="heard")
+    assert edited.clips.caption[0] == "slow" == Pack.open(tmp_path / "new/there", verify="full").clips.caption[0]
+    assert not (tmp_path / "file:").exists()
+
+
+def test_nothing_is_made_or_changed_at_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    local = write_pack(tmp_path / "here")
+    url = Path("s3://packs/mine")  # as the command line gives it
+    for make in (
+        lambda: edits.edit(url, {}, why="heard"),
+        lambda: repair.drop(url, [0]),
+        lambda: relabel.export(local, url),
+        lambda: select.write(local, url, select.Selection()),
+        lambda: build_pack(tmp_path, url),
+        lambda: export_pack(tmp_path / "here", url, "npq1"),
+        lambda: mend.repair(url, [tmp_path]),
+        lambda: encode([tmp_path], url),
+    ):
+        with pytest.raises(PartimentoError) as caught:
+            make()
+        assert caught.value.code == "FAR008"
+    assert [item.name for item in tmp_path.iterdir()] == ["here"]

@@ -9,46 +9,42 @@ import atexit
 import contextlib
 import json
 import os
-import resource
-import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import soundfile
 
-from partimento.audio.child import MEMORY, Decoder, _send
-from partimento.audio.declared import Fault
+from partimento import isolated
 
 STALL_SECONDS = 20.0
+MEMORY = 2 << 30
 LONGEST = 4096  # characters of one string
 _FIELDS = ("title", "artist", "album", "genre", "license", "copyright")
 
 
-class Reader(Decoder):
+class Reader:
     """The child that reads them. One crash or hang costs the strings of one file."""
 
     def __init__(self, *, stall_seconds: float = STALL_SECONDS) -> None:
         command = (sys.executable, "-m", "partimento.audio.embedded")
-        super().__init__(stall_seconds=stall_seconds, command=command)
+        self.child = isolated.Child(command, stall_seconds=stall_seconds, longest=1 << 20)
+        self._lock = threading.Lock()
 
     def strings(self, path: Path) -> dict[str, str]:
         """Those of title, artist, album, genre, license, copyright that the file has."""
+        request = {"path": os.fsdecode(Path(path).absolute())}
+        with self._lock, contextlib.suppress(isolated.Lost), self.child.ask(request) as message:
+            found = json.loads(message(b"S")[1])
+            message(b"E")
+            return dict(found)
+        return {}
+
+    def close(self) -> None:
         with self._lock:
-            process = self._ready()
-            answered = False
-            try:
-                assert process.stdin is not None
-                with contextlib.suppress(BrokenPipeError):  # a dead child gives no answer
-                    process.stdin.write(json.dumps(os.fsdecode(Path(path).absolute())).encode() + b"\n")
-                    process.stdin.flush()
-                found = json.loads(self._message(process, b"S"))
-                answered = True
-                return dict(found)
-            except Fault:
-                return {}
-            finally:
-                if not answered:
-                    self._stop()
+            self.child.close()
 
 
 _shared: tuple[int, Reader] | None = None
@@ -65,6 +61,8 @@ def strings(path: Path) -> dict[str, str]:
 
 def read(path: Path) -> dict[str, str]:
     """In this process. What libsndfile could not decode (its replacement character shows it) is left out."""
+    if not path.is_file():  # it would wait for someone to write into a pipe
+        return {}
     try:
         with soundfile.SoundFile(str(path)) as file:
             found = file.copy_metadata()
@@ -74,19 +72,12 @@ def read(path: Path) -> dict[str, str]:
     return {name: value for name, value in strings.items() if 0 < len(value) <= LONGEST and value.isprintable()}
 
 
-def main() -> None:
-    """Serve requests (paths as JSON, a line each) on standard input until it closes."""
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    os.dup2(1, 2)  # the MP3 decoder complains there of what the reading of the audio will tell
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    for line in sys.stdin.buffer:
-        _send(answers, b"S", json.dumps(read(Path(json.loads(line)))).encode())
+def answer(request: dict[str, Any]) -> Iterator[tuple[bytes, bytes]]:
+    """In the child."""
+    isolated.limit_memory(MEMORY)
+    yield b"S", json.dumps(read(Path(request["path"]))).encode()
 
 
 if __name__ == "__main__":
-    main()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the MP3 decoder says there what the reading of the audio will tell
+    isolated.serve(answer)

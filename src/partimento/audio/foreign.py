@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
-import select
 import shutil
 import struct
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -19,6 +16,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from partimento import isolated
 from partimento.audio.declared import Fault, damaged, limits, stalled
 
 STALL_SECONDS = 60.0  # a decoder that gives nothing for so long is stopped
@@ -59,10 +57,10 @@ def _blocks(
 ) -> Iterator[NDArray[np.float32]]:
     with stack:
         whole = block * channels * 4
-        data = take(_pipe(process), whole, STALL_SECONDS)
+        data = _take(_pipe(process), whole, STALL_SECONDS)
         while data:
             yield np.frombuffer(data[: len(data) // (4 * channels) * 4 * channels], "<f4").reshape(-1, channels)
-            data = take(_pipe(process), whole, STALL_SECONDS)
+            data = _take(_pipe(process), whole, STALL_SECONDS)
         status = _finish(process)
         complaint = _last_line(said)
         if status != 0 or complaint:
@@ -72,14 +70,14 @@ def _blocks(
 def _wav_head(process: subprocess.Popen[bytes]) -> tuple[int, int] | None:
     """Rate and channels from the header that ffmpeg writes to the pipe, which then stands at the samples."""
     pipe, rate, channels = _pipe(process), 0, 0
-    head = take(pipe, 12, STALL_SECONDS)
+    head = _take(pipe, 12, STALL_SECONDS)
     while len(head) == 12:
-        chunk = take(pipe, 8, STALL_SECONDS)
+        chunk = _take(pipe, 8, STALL_SECONDS)
         if len(chunk) < 8:
             break
         if chunk[:4] == b"data":
             return rate, channels
-        body = take(pipe, min(struct.unpack("<I", chunk[4:])[0], 1 << 16), STALL_SECONDS)
+        body = _take(pipe, min(struct.unpack("<I", chunk[4:])[0], 1 << 16), STALL_SECONDS)
         if chunk[:4] == b"fmt " and len(body) >= 16:
             channels, rate = struct.unpack_from("<HI", body, 2)
     return None
@@ -119,22 +117,8 @@ def _last_line(said: IO[bytes]) -> str | None:
     return next((line.strip() for line in reversed(lines) if line.strip()), None)
 
 
-def take(pipe: int, count: int, stall_seconds: float) -> bytearray:
-    """Up to `count` bytes of a pipe, fewer only at its end.
-
-    Raises the fault AUDIO009 when nothing comes for `stall_seconds`.
-    """
-    data, done = bytearray(count), 0
-    view = memoryview(data)
-    poll = select.poll()
-    poll.register(pipe, select.POLLIN | select.POLLHUP)
-    until = time.monotonic() + stall_seconds
-    while done < count:
-        if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
-            raise stalled(f"it gave nothing for {stall_seconds:g} s")
-        got = os.readv(pipe, [view[done:]])
-        if got == 0:
-            view.release()
-            return data[:done]
-        done, until = done + got, time.monotonic() + stall_seconds
-    return data
+def _take(pipe: int, count: int, stall_seconds: float) -> bytearray:
+    try:
+        return isolated.take(pipe, count, stall_seconds)
+    except isolated.Lost as lost:
+        raise stalled(lost.why) from None

@@ -11,6 +11,8 @@ import click
 from partimento.cli.codec import Books
 from partimento.cli.terminal import json_option, lines, progress, quiet_option, result
 
+HOURS = click.FloatRange(0, 24 * 365, min_open=True)
+
 
 class Part(click.ParamType):
     """3/8."""
@@ -38,9 +40,9 @@ class Part(click.ParamType):
 @click.option("--shard", type=Part(), help="Make this part of the shards only: 1/8 to 8/8, one a machine.")
 @click.option("--claim", is_flag=True, help="Share the work with other processes that have --claim.")
 @click.option("--submit", type=click.Choice(["slurm", "local"]), help="Run as an array of tasks (needs submitit).")
-@click.option("--tasks", type=click.IntRange(min=1), default=1, show_default=True, help="With --submit: how many.")
+@click.option("--tasks", type=click.IntRange(min=1), help="With --submit: how many; 1 by default.")
 @click.option("--partition", help="With --submit: the partition.")
-@click.option("--hours", type=float, default=24.0, show_default=True, help="With --submit: the limit of each task.")
+@click.option("--hours", type=HOURS, help="With --submit: the limit of each task; 24 by default.")
 @click.option("--aliases", type=click.Path(path_type=Path), help="TOML file: which tags are to be called otherwise.")
 @click.option("--licence", help="Only recordings that ask for no more: attribution,share-alike; none.")
 @click.option("--dry-run", is_flag=True, help="Count and estimate only.")
@@ -50,9 +52,9 @@ def command(
     sources: tuple[Path, ...],
     pack: Path,
     submit: str | None,
-    tasks: int,
+    tasks: int | None,
     partition: str | None,
-    hours: float,
+    hours: float | None,
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -65,21 +67,18 @@ def command(
 
     Many processes, also on many machines, share the work with --claim or --shard; the last one makes it a pack.
     """
+    given = {"tasks": tasks, "partition": partition, "hours": hours}
+    array = {name: value for name, value in given.items() if value is not None}
+    if array and not submit:
+        raise click.UsageError(f"--{next(iter(array))} means nothing without --submit")
+    if submit and (options["claim"] or options["shard"]):
+        raise click.UsageError("--submit shares the work by itself; leave --shard and --claim out")
     with progress(quiet) as display:
         if submit and not options["dry_run"]:
             from partimento.codecs import slurm
 
             wanted = {name: value for name, value in options.items() if name not in ("claim", "shard", "dry_run")}
-            report = slurm.submit(
-                sources,
-                pack,
-                cluster=submit,
-                tasks=tasks,
-                partition=partition,
-                hours=hours,
-                progress=display,
-                **wanted,
-            )
+            report = slurm.submit(sources, pack, cluster=submit, progress=display, **array, **wanted)
         else:
             from partimento.codecs.encode import encode
 

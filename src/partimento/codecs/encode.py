@@ -70,13 +70,13 @@ def encode(
 
     Raises SYS004, AUDIO001 (nothing to encode), PACK010 (`to` holds something else), PACK012 (all rejected), PACK014
     (another encode is at work there), PACK030 (one that shares the work is not alike), PACK032 (no such shard), PACK033
-    (a recording of the finished pack was edited), FAR008 (`to` is a URL), SYS002 (disk), SYS003 (Ctrl-C), and what open_codec raises.
+    (a recording of the finished pack was edited), FAR008 (`to` is a URL), SYS002 (disk), SYS003 (Ctrl-C), and what
+    open_codec raises.
     """
     to, progress = local(to), progress or Quiet()
     if shard and (claim or not 1 <= shard[0] <= shard[1]):
-        raise PartimentoError(
-            "PACK032", f"there is no part {shard[0]} of {shard[1]}", next="use --shard 1/8 to 8/8, or --claim instead"
-        )
+        wrong = "a part of the shards cannot be claimed as well" if claim else f"there is no part {shard[0]} of {shard[1]}"
+        raise PartimentoError("PACK032", wrong, next="use --shard 1/8 to 8/8, or --claim instead")
     devices = worker.devices(device)
     setup = Setup(codec, layout, books, upmix, devices[0] if dry_run else "cpu")  # here it is only asked what it is
     opened = setup.open()
@@ -194,7 +194,7 @@ class _Job:
                 record = journal.read(self.to, unit.number, unit.id, self.versions)
                 known |= {clip: record.hashes.get(clip) if record else None}
             (path,) = (file.path for file in unit.files if file.clip == clip)
-            if known[clip] and commit.sha256(path) != known[clip]:
+            if known[clip] and _hash(path) != known[clip]:
                 raise PartimentoError(
                     "PACK033",
                     f"{clip} was edited after {self.to} was made of it",
@@ -213,7 +213,7 @@ class _Job:
         later = [file for file in unit.files if file.modified > written]
         if later:
             known = record.hashes | {row.clip: row.sha256 for row in record.clips}
-            if any(commit.sha256(file.path) != known.get(file.clip) for file in later):
+            if any(_hash(file.path) != known.get(file.clip) for file in later):
                 return None
         return Done(replace(record, clips=[]), unit, len(record.clips), sum(row.samples for row in record.clips))
 
@@ -299,3 +299,11 @@ class _Job:
             "elapsed": round(elapsed, 2),
             "speed": round(making.seconds / elapsed, 1) if making.seconds else None,
         }
+
+
+def _hash(path: Path) -> str | None:
+    """sha256 of a recording; None where it cannot be read, as it is recorded of those."""
+    try:
+        return commit.sha256(path)
+    except OSError:
+        return None

@@ -53,7 +53,7 @@ def of(units: Sequence[Unit], codec: Codec) -> Estimate:
                 continue
             seconds += length / declared.sample_rate
             frames += spec.frames(round(length / declared.sample_rate * spec.sample_rate))
-    size = frames * spec.codebooks * shards.CODES.itemsize + shards.HEADER_BYTES * len(units)
+    size = frames * spec.codebooks * shards.CODES.itemsize + shards.HEADER_BYTES * len(units) + 4 * clips  # crc32
     return Estimate(clips, rejects, seconds, frames, size, unknown)
 
 

@@ -45,7 +45,8 @@ def export_pack(
 
     npq1, npq2, text and parquet hold the codes as they are; wav and flac (16 bits) are decoded with `codec`, by default
     the pack's own. The folder appears whole, by one rename. Labels stand beside in metadata.jsonl, beside audio in
-    tags.jsonl. Raises PACK019 (no such clip), CONVERT010, NPQ005, FAR008 (`to` is a URL), what reading and decoding raise.
+    tags.jsonl. Raises PACK019 (no such clip), CONVERT010, NPQ005, FAR008 (`to` is a URL), what reading and
+    decoding raise.
     """
     opened, to, progress = Pack.open(pack), local(to), progress or Quiet()
     chosen = [opened.clip_number(name) for name in clips] if clips else list(range(len(opened.clips)))

@@ -38,7 +38,8 @@ def repair(
     edits of its labels stay. `codec` is where the pack's codec is found now, if not by its name.
 
     Raises PACK001 and PACK002 (no pack, or its tables are damaged too), PACK034 (a recording is missing or is not the
-    one that was encoded), PACK035 (the shard came out another), PACK009 (`codec` is not the pack's), PACK014, FAR008 (a URL), SYS002.
+    one that was encoded), PACK035 (the shard came out another), PACK009 (`codec` is not the pack's), PACK014, FAR008 (a
+    URL), SYS002.
     """
     path, progress = local(path), progress or Quiet()
     with journal.lock(path):

@@ -61,11 +61,26 @@ def read_commit(url: str | Path) -> dict[str, Any]:
     return _commit(Store(url))[0]
 
 
+def damage(url: str | Path, *, full: bool = True, **options: Any) -> tuple[dict[str, Any], list[PartimentoError]]:
+    """pack.json of the pack at a URL, and what is wrong in the store, one error each file: its size and, if `full`, its
+    sha256. Nothing is kept, and what the cache has does not count. Raises FAR001 to FAR005 of pack.json, PACK002."""
+    store = Store(url, **options)
+    content = _commit(store)[0]
+    shards = {shard["file"]: shard for shard in content["shards"]}
+    found = []
+    for name, facts in {**shards, **records_of(content), **content["files"]}.items():
+        try:
+            store.check(name, facts["bytes"], facts["sha256"] if full else None)
+        except PartimentoError as err:
+            found.append(err)
+    return content, found
+
+
 def copy(source: str | Path, to: str | Path, *, progress: Progress | None = None, **options: Any) -> int:
     """Copy a pack between folders and URLs, any way round; the bytes written. pack.json comes last: it commits.
 
-    All is hashed on the way. Raises as `open_pack`, PACK001 and others of `Pack.open`, PACK004 (a file is damaged), PACK010 (another pack is there),
-    FAR006 (the store cannot be written), SYS002 (disk).
+    All is hashed on the way. Raises as `open_pack`, PACK001 and others of `Pack.open`, PACK004 (a shard is damaged),
+    PACK010 (another pack is there), FAR006 (the store cannot be written), SYS002 (disk).
     """
     pack = open_pack(source, **options) if is_far(source) else Pack.open(source)
     target: Store | Path = local(to) if is_folder(to) else Store(to, **options)

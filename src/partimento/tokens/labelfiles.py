@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from partimento import commit
 from partimento.errors import PartimentoError
 from partimento.tokens import tags as tagging
 
@@ -33,7 +34,7 @@ def lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, object) for each line of a .jsonl or .jsonl.gz that is not blank, in constant memory. Raises PACK013."""
     done = number = 0
     try:
-        with path.open("rb") as raw:
+        with open(path, "rb", opener=commit.regular) as raw:  # noqa: PTH123
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             stream: IO[bytes] = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
@@ -53,7 +54,7 @@ def lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def text(path: Path, most: int = LARGEST_TEXT) -> str:
     """The text of a small file. Raises PACK013 (also where it has more than `most` bytes)."""
     try:
-        with path.open("rb") as stream:
+        with open(path, "rb", opener=commit.regular) as stream:  # noqa: PTH123
             raw = stream.read(most + 1)
     except OSError as err:
         raise unreadable(str(path), err.strerror or str(err)) from err

@@ -143,7 +143,7 @@ def shard_number(file: str) -> int:
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
-    """What a pack, in a folder or at a URL, says of itself, from pack.json alone. Raises PACK001, PACK002, FAR errors."""
+    """What a pack, in a folder or at a URL, says of itself, by its pack.json. Raises PACK001, PACK002, FAR001-5."""
     if is_far(path):
         from partimento.tokens import far
 

@@ -59,9 +59,9 @@ Verify = Literal["lazy", "quick", "full"]
 class Pack:
     """An opened pack. Use `Pack.open`.
 
-    `name` is what people call it: its folder, or the URL of which `path` is the cache. `content` is pack.json as it is. `fetch(shard)` is called before a shard's file is opened, for packs whose shards
-    come from elsewhere. `corrupt_budget` is how many damaged clips `ensure` bears before it raises; `corrupt` are the
-    errors that it has borne.
+    `name` is what people call it: its folder, or the URL of which `path` is the cache. `content` is pack.json as it is.
+    `fetch(shard)` is called before a shard's file is opened, for packs whose shards come from elsewhere.
+    `corrupt_budget` is how many damaged clips `ensure` bears before it raises; `corrupt` are the errors that it bore.
     """
 
     def __init__(

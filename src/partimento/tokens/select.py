@@ -130,8 +130,8 @@ def write(pack: Pack, folder: Path, selection: Selection, progress: Progress | N
     """A new pack at `folder` of the clips that `selection` chooses, each in the split that it has.
 
     Shards are written anew from verified codes; what is left out is listed in the new pack's rejects; `inputs` names
-    the fingerprint of the pack it was made from. Raises TAGS009 where there is something at `folder`, FAR008 (a URL), what `clips`
-    raises, and PACK004 to PACK006 for damaged codes.
+    the fingerprint of the pack it was made from. Raises TAGS009 where there is something at `folder`, FAR008 (a URL),
+    what `clips` raises, and PACK004 to PACK006 for damaged codes.
     """
     folder = local(folder)
     if folder.exists():

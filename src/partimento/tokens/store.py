@@ -109,34 +109,36 @@ class Store:
     def bring(self, name: str, to: Path, size: int, sha256: str) -> None:
         """Put a file at `to` if, and only if, it is `size` bytes of this sha256. Raises as `read`; FAR004 where what
         arrives is something else, twice; SYS002 (disk)."""
-        found = ""
-        for _ in range(2):
-            if (there := self.size(name)) != size:
-                found = f"it has {there} bytes where {size} are recorded"
-                continue
-            digest = hashlib.sha256()
 
-            def write(tmp: Path, digest: Any = digest) -> None:
-                with tmp.open("wb") as file:
-                    for first in range(0, size, BLOCK):
-                        block = self.read(name, first, min(first + BLOCK, size), size)
-                        digest.update(block)
-                        file.write(block)
-                if digest.hexdigest() != sha256:
-                    raise _Wrong
+        def write(tmp: Path) -> None:
+            with tmp.open("wb") as file:
+                self._bring(name, size, sha256, file.write)
 
-            try:
-                commit.file(to, write)
-                return
-            except _Wrong:
-                found = f"its sha256 is {digest.hexdigest()[:16]}..., recorded is {sha256[:16]}..."
-        raise PartimentoError(
-            "FAR004",
-            f"{name} does not arrive as it was recorded",
-            where=self.where(name),
-            why=found,
-            next="copy that file to the store again from where the pack was made",
-        )
+        _twice(lambda: commit.file(to, write))
+
+    def check(self, name: str, size: int, sha256: str | None) -> None:
+        """Raise FAR004 unless the file has `size` bytes and, where it is given, this sha256; others as `read`."""
+        _twice(lambda: self._bring(name, size, sha256, lambda block: None))
+
+    def _bring(self, name: str, size: int, sha256: str | None, take: Callable[[bytes], object]) -> None:
+        wrong, digest = "", hashlib.sha256()
+        if (there := self.size(name)) != size:
+            wrong = f"it has {there} bytes where {size} are recorded"
+        elif sha256 is not None:
+            for first in range(0, size, BLOCK):
+                block = self.read(name, first, min(first + BLOCK, size), size)
+                digest.update(block)
+                take(block)
+            if digest.hexdigest() != sha256:
+                wrong = f"its sha256 is {digest.hexdigest()[:16]}..., recorded is {sha256[:16]}..."
+        if wrong:
+            raise PartimentoError(
+                "FAR004",
+                f"{name} does not arrive as it was recorded",
+                where=self.where(name),
+                why=wrong,
+                next="copy that file to the store again from where the pack was made",
+            )
 
     def send(self, file: Path, name: str) -> None:
         """Copy a local file there. Raises FAR006 where it does not come to be there whole."""
@@ -214,8 +216,14 @@ class Store:
         )
 
 
-class _Wrong(Exception):
-    """What arrived has another hash."""
+def _twice(attempt: Callable[[], None]) -> None:
+    """Again where it was not as recorded: it may have been damaged on the way, or written just then."""
+    try:
+        attempt()
+    except PartimentoError as err:
+        if err.code != "FAR004":
+            raise
+        attempt()
 
 
 def _in_time(request: Callable[[], _Answer], seconds: float) -> _Answer:

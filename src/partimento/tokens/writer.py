@@ -123,7 +123,7 @@ def _before(folder: Path) -> dict[str, Any] | None:
     try:
         return read_commit(folder)
     except PartimentoError as err:
-        if err.code == "PACK001" and not err.context["missing"]:
+        if err.code == "SYS002" or (err.code == "PACK001" and not err.context["missing"]):
             raise  # it is there, but the system does not let us read it now
         return None
 

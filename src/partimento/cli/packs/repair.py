@@ -74,6 +74,8 @@ def _hours(opened: Any, chosen: list[int]) -> float:
 
 
 def _text(found: dict[str, Any], drop: bool, sources: bool) -> str:
+    from partimento.tokens.store import is_folder
+
     pack, shards = found["pack"], ", ".join(map(str, found["shards"]))
     if not found["shards"]:
         return f"{pack}: no shard is damaged"
@@ -82,12 +84,9 @@ def _text(found: dict[str, Any], drop: bool, sources: bool) -> str:
     if found["done"]:
         return "\n".join([*lines, f"{found['done']}: {what}; the fingerprint is {found['fingerprint'][:12]} now"])
     lines.append(what)
-    from partimento.tokens.store import is_folder
-
     if not is_folder(pack):
-        return "\n".join(
-            [*lines, f"partimento pack copy FOLDER --to {pack}  writes it anew from a whole copy of this pack"]
-        )
+        lines.append(f"partimento pack copy FOLDER --to {pack}  writes it anew from a whole copy of this pack")
+        return "\n".join(lines)
     if drop or not sources:
         lines.append(f"partimento pack repair {pack} --drop      takes these clips out; the fingerprint changes")
     if sources or not drop:

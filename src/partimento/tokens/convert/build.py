@@ -99,7 +99,8 @@ def build_pack(
     source is the one in its labels, else found as grouping.sources does by `source_by`.
 
     Raises SYS004, CONVERT001 (what is it), CONVERT002 (export.json), PACK013 (labels), CONVERT004 (rates unknown),
-    CONVERT007 (an export, and other rates), CONVERT009 (nothing is left), CONVERT012 (`to` exists), FAR008 (it is a URL), SYS002.
+    CONVERT007 (an export, and other rates), CONVERT009 (nothing is left), CONVERT012 (`to` exists), FAR008 (it is a
+    URL), SYS002.
     """
     source, to, given, progress = Path(source), local(to), given or Given(), progress or Quiet()
     if to.exists() and not dry_run:

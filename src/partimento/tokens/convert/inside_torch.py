@@ -41,6 +41,8 @@ def tensor(source: Path | io.BytesIO, size: int, *, where: str) -> NDArray[np.ui
     _check_zip(source, size, where)
     try:
         loaded = torch.load(source, map_location="cpu", weights_only=True)
+    except UnpicklingError:  # torch's own text recommends to run what is in the file
+        raise unfit("it holds pickled objects that are not tensors", where=where) from None
     except _FOREIGN as err:
         reason = str(err).strip().split("\n")[0][:200]
         raise unfit(f"torch refuses it: {reason or type(err).__name__}", where=where) from None
