@@ -1,6 +1,6 @@
 """Packs and their draw: how fast, how much memory, and the same batches for every number of ranks. Linux only.
 
-    python bench/data.py                          all parts, 3 minutes on a quiet core, 6 GB in a temporary folder
+    python bench/data.py                          all parts, some 10 minutes, 6 GB in a temporary folder
     python bench/data.py --only windows --only world --clips 8000 --scratch /somewhere
 
 windows   windows a second, one process, batches of 64: the draw against one .npy file a clip and against the `datasets`
@@ -11,6 +11,7 @@ world     draws (which clip, which frame) a second, and that the global batches 
 memory    of a fresh process that opens the pack and draws 10,000 grids from it.
 million   the same for the index of a million hours: 17 million clips, without their codes.
 verify    what checking every clip on its first touch costs, and a full verification.
+encode    times real time of every codec (codec_streams.py), one thread.
 
 The last line is one JSON object.
 """
@@ -41,7 +42,7 @@ from synthetic import BOOKS, make_index, make_pack
 WINDOW, BATCH = 512, 64
 MILLION_HOURS = 17_000_000  # clips, of some three and a half minutes
 Loader = Callable[[int], Any]
-PARTS = ("windows", "world", "memory", "million", "verify")
+PARTS = ("windows", "world", "memory", "million", "verify", "encode")
 
 
 def main() -> None:
@@ -70,6 +71,8 @@ def main() -> None:
                 results[part] = world(pack)
             elif part == "verify":
                 results[part] = verify(pack.path)
+            elif part == "encode":
+                results[part] = encode()
             elif part == "memory":
                 results[part] = child("memory", pack.path)
             else:
@@ -290,6 +293,30 @@ def verify(path: Path) -> dict[str, Any]:
         "first_touch_gb_per_second": round(size / checks / 1e9, 2),
         "full_verify_gb_per_second": round(size / full / 1e9, 2),
     }
+
+
+# Codecs ---------------------------------------------------------------------------------------------------------------
+
+
+def encode() -> dict[str, Any]:
+    """Times real time of one thread, at published sizes with random weights (resident-44k has its own)."""
+    import codec_streams
+
+    found = {}
+    for geometry in codec_streams.GEOMETRIES:
+        with torch.no_grad():
+            result = codec_streams.measure(geometry)
+        say(
+            f"{result.codec}: encode",
+            result.encode_x_real_time,
+            "x real time",
+            f"decode {result.decode_x_real_time:.1f}",
+        )
+        found[result.codec] = {
+            "encode": round(result.encode_x_real_time, 2),
+            "decode": round(result.decode_x_real_time, 2),
+        }
+    return found
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ _ABANDONED_SECONDS = 24 * 3600
 _DISK = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE),
     *(errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ENAMETOOLONG),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
 }
 
 
@@ -49,9 +50,17 @@ def disk_errors(path: Path) -> Iterator[None]:
             "SYS002",
             f"cannot write {path}",
             why=err.strerror,
-            next="free some space (df -h .) or choose another folder, then run the same command again",
+            next=_remedy(err.errno),
             errno=err.errno,
         ) from err
+
+
+def _remedy(number: int) -> str:
+    if number in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        return "choose another place: something else is in the way there"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "choose a folder that you may write into, then run the same command again"
+    return "free some space (df -h .) or choose another folder, then run the same command again"
 
 
 @contextlib.contextmanager
@@ -189,7 +198,7 @@ def sha256(path: Path) -> str:
 
 
 def regular(path: str, flags: int) -> int:
-    """An `opener` of regular files only: a pipe would keep its reader waiting for ever, and a device may have no end."""
+    """An `opener` of regular files only: a pipe would keep its reader waiting for ever, a device may have no end."""
     handle = os.open(path, flags | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
@@ -243,7 +252,7 @@ def _tag() -> str:
 
 def _short(name: str) -> str:
     """A name that still fits into a directory entry (255 bytes) with a tag and a suffix behind it."""
-    return name.encode()[:160].decode(errors="ignore")
+    return os.fsencode(name)[:160].decode(errors="ignore")
 
 
 def _write(path: Path, content: bytes | Sequence[bytes | memoryview]) -> None:

@@ -90,9 +90,10 @@ class Child:
         if self.process is None or self.process.poll() is not None:
             self.close()
             threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-            self.process = subprocess.Popen(
-                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **threads}
-            )
+            with unheard_ctrl_c():
+                self.process = subprocess.Popen(
+                    self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **threads}
+                )
         return self.process
 
     def _message(self, process: subprocess.Popen[bytes], kinds: bytes) -> tuple[bytes, bytearray]:
@@ -109,6 +110,16 @@ class Child:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(self._stall)  # it closed its end: it is dead or dying
         raise Lost(_manner(process.returncode))
+
+
+@contextlib.contextmanager
+def unheard_ctrl_c() -> Iterator[None]:
+    """Processes that are started in it never hear Ctrl-C, not even while they import; here it is heard afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def take(pipe: int, count: int, stall_seconds: float) -> bytearray:
@@ -135,7 +146,6 @@ def serve(answer: Callable[[dict[str, Any]], Iterable[tuple[bytes, bytes]]]) -> 
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # whatever a library prints must not fall into the answers
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the caller is gone
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     for line in sys.stdin.buffer:

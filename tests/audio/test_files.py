@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -166,6 +167,22 @@ def test_discover(tmp_path: Path) -> None:
     assert named == ["a.FLAC", "b.wav", "deep/er/c.mp3"]
     both = files.discover([tmp_path / "deep", tmp_path / "odd", tmp_path / "deep/er/c.mp3"])
     assert [path.name for path in both] == ["c.mp3", "odd"]
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "a.wav").write_bytes(b"x")
+    real = os.scandir
+
+    def locked(path: str) -> object:  # permissions do not hold for root
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(PartimentoError) as caught:
+        files.discover(tmp_path)
+    assert code(caught) == "SYS004" and "locked" in str(caught.value.where)
 
 
 def test_discover_says_what_is_missing(tmp_path: Path) -> None:

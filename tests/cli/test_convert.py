@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,10 @@ from partimento.cli.main import main
 from partimento.codecs.codec import decode_whole, open_codec
 from partimento.codecs.imports import import_pack
 from partimento.errors import PartimentoError
-from partimento.tokens import npq
+from partimento.tokens import npq, npqtext
 from partimento.tokens.npq import NpqFile
 from partimento.tokens.pack import Pack
+from partimento.tokens.tags import read_aliases
 from partimento.tokens.writer import PackWriter
 
 
@@ -120,3 +123,55 @@ def test_a_killed_import_leaves_nothing_visible_and_the_next_one_cleans_up(tmp_p
     assert len(list(tmp_path.iterdir())) == 2  # what it was writing, under a temporary name
     import_pack(tmp_path / "in", tmp_path / "pack")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "pack"]
+
+
+def test_a_name_that_is_not_text_costs_its_file_only(tmp_path, capsys):
+    for name in ("one.npq", os.fsdecode(b"caf\xe9.npq")):
+        write(tmp_path / "in" / name)
+    status, out, _ = run(capsys, "pack", "import", tmp_path / "in", "--to", tmp_path / "pack", "--json", "-q")
+    assert (status, json.loads(out)["rejects"]) == (0, {"CONVERT014": 1})
+    assert list(Pack.open(tmp_path / "pack", verify="full").clips.clip) == ["one"]
+    reject = json.loads((tmp_path / "pack" / "rejects.jsonl").read_text(encoding="utf-8"))
+    assert os.fsencode(reject["file"]) == b"caf\xe9.npq"
+
+
+def test_inspect_tells_what_an_npq_file_says(tmp_path, capsys):
+    write(tmp_path / "a.npq")
+    status, out, _ = run(capsys, "pack", "inspect", tmp_path / "a.npq", "--json")
+    assert status == 0 and json.loads(out) == npq.describe(tmp_path / "a.npq")
+    (tmp_path / "b.npq").write_bytes((tmp_path / "a.npq").read_bytes()[:-3])
+    status, out, _ = run(capsys, "pack", "inspect", tmp_path / "b.npq", "--json")
+    assert (status, json.loads(out)["error"]["code"]) == (4, "NPQ003")
+
+
+def test_what_is_damaged_is_told_to_machines_in_one_object(tmp_path, capsys, resident):
+    pack = resident_pack(tmp_path / "pack", resident.spec)
+    (tmp_path / "pack" / pack.shards[0].file).unlink()
+    status, out, err = run(capsys, "pack", "verify", tmp_path / "pack", "--json")
+    found = json.loads(out)
+    assert (status, err, found["ok"], found["error"]["code"]) == (4, "", False, "PACK021")
+    assert [one["code"] for one in found["damage"]] == ["PACK005"]
+
+
+def test_what_the_text_form_loses_is_told(tmp_path, capsys):
+    write(tmp_path / "a.npq")
+    status, out, _ = run(capsys, "convert", tmp_path / "a.npq", tmp_path / "a.txt", "--json")
+    assert (status, json.loads(out)["lost"]) == (0, None)
+    file = npq.read(tmp_path / "a.npq")
+    npq.write(tmp_path / "b.npq", replace(file, fps=86.1328125, kbps=12.5), version="npq1")
+    status, out, _ = run(capsys, "convert", tmp_path / "b.npq", tmp_path / "b.txt", "--json")
+    assert (status, json.loads(out)["lost"]) == (0, ["the bitrate", "the frame rate beyond four decimals"])
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, capsys):
+    os.mkfifo(tmp_path / "a.npq")
+    assert run(capsys, "convert", tmp_path / "a.npq", tmp_path / "a.txt")[0] == 3
+    with pytest.raises(PartimentoError, match="SYS004"):
+        npqtext.read(tmp_path / "a.npq")
+    with pytest.raises(PartimentoError, match="TAGS001"):
+        read_aliases(tmp_path / "a.npq")
+
+
+def write(path: Path) -> None:
+    codes_TK = np.arange(20, dtype=np.uint16).reshape(10, 2)
+    npq.write(path, NpqFile(codes_TK, (1024, 1024), 50.0, 0.0, 2, 0, "mono", "npq1"), version="npq1")

@@ -75,7 +75,7 @@ def test_an_unexpected_fault_leaves_a_report(
         raise ZeroDivisionError("planted")
 
     monkeypatch.setattr(tree.cli, "main", broken)
-    status, out, _ = run(capsys, "explain", "--json")
+    status, out, _ = run(capsys, "explain", "--json", "caf\udce9")  # an argument that is not UTF-8 is no second fault
     error = json.loads(out)["error"]
     assert (status, error["code"]) == (70, "SYS001")
     assert "ZeroDivisionError: planted" in Path(error["where"]).read_text()

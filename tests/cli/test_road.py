@@ -161,6 +161,9 @@ def test_codec_commands(shell: Shell) -> None:
     assert shell.ok("codec", "list")["codecs"][0]["books"] == 9
     found = shell.ok("codec", "check", "music")
     assert found["mel7"] < found["mel7_low_pass"]
+    error = shell.fails("CODEC011", "codec", "check", "music", "--layout", "left-right")
+    assert "music" in error["where"] and "--upmix" in error["next"]
+    assert shell.ok("codec", "check", "music", "--layout", "left-right", "--upmix")["mel7"] > 0
 
 
 def test_score_counts_what_it_could_not_read(shell: Shell, place: Path, tmp_path: Path) -> None:

@@ -285,6 +285,30 @@ def test_two_encodes_into_one_folder_do_not_meet_and_ctrl_c_keeps_what_is_done(t
     assert not list((tmp_path / "pack").rglob("*.tmp*")) and not (tmp_path / "pack/encode.lock").exists()
 
 
+def test_ctrl_c_shows_one_error_and_no_trace_of_any_process(tmp_path):
+    folder = music(tmp_path / "music", 3)
+    command = [sys.executable, "-m", "partimento", "encode", str(folder), "--to", str(tmp_path / "pack")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as person:
+        for line in person.stderr:
+            if line.startswith("== encode"):  # the processes are about to start
+                break
+        time.sleep(0.5)
+        os.killpg(person.pid, signal.SIGINT)
+        said = person.stderr.read()
+    assert person.returncode == 130 and "Traceback" not in said and said.startswith("error[SYS003]")
+
+
+def test_dry_run_refuses_what_the_encode_would(done, tmp_path):
+    base, _, _ = done
+    for to, codec in [(base / "pack", "toycodec:open_other"), (base / "music", CODEC)]:
+        with raises("PACK010") as err:
+            encode([base / "music"], to, codec=codec, dry_run=True)
+    assert "delete" not in err.value.next  # that folder holds the recordings
+    (tmp_path / "a file").write_text("")
+    with raises("SYS002"):
+        encode([base / "music"], tmp_path / "a file", codec=CODEC)
+
+
 def test_dry_run_estimates_and_writes_nothing(tmp_path):
     folder = music(tmp_path / "music", 4)
     (folder / "bad.wav").write_bytes(b"RIFF")
@@ -397,3 +421,32 @@ def test_units_are_cut_by_count_and_size_and_depend_on_the_input_alone(tmp_path)
     others = (files(21), files(20, 11), files(20, tag=("x",)))
     assert all(inputs.plan(other, spec).units[0].id != one.units[0].id for other in others)
     assert inputs.plan(files(20), ToyCodec(weights="2" * 64).spec).units[0].id != one.units[0].id
+
+
+def test_names_and_links_and_notes_of_one_recording_cost_it_alone(tmp_path):
+    folder = music(tmp_path / "music", 3)
+    (folder / "broken.wav").symlink_to(tmp_path / "gone.wav")
+    (folder / "latin.wav").write_bytes((folder / "00.wav").read_bytes())
+    (folder / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
+    odd = os.fsencode(folder) + b"/odd\xff.wav"
+    with open(odd, "wb") as file:  # noqa: PTH123 - pathlib has no names of bytes
+        file.write((folder / "01.wav").read_bytes())
+    report = encode([folder], tmp_path / "pack", codec=CODEC, jobs=1)
+    assert report.rejects == {"PACK013": 1, "PACK038": 1, "SYS004": 1} and report.clips == 3
+    rejects = {row["file"]: row["code"] for row in map(json.loads, (tmp_path / "pack/rejects.jsonl").open())}
+    assert rejects == {"broken.wav": "SYS004", "latin.wav": "PACK013", "odd\\xff.wav": "PACK038"}
+    assert encode([folder], tmp_path / "pack", codec=CODEC, jobs=1).made == 0
+
+
+def test_decode_passes_over_no_option(tmp_path):
+    folder = music(tmp_path / "music", 1)
+    encode([folder], tmp_path / "pack", codec=CODEC, jobs=1)
+    for source, to, options in (
+        (tmp_path / "pack", "out", {"upmix": True}),
+        (tmp_path / "pack", "out", {"layout": "mid-side"}),
+        (folder / "00.wav", "out", {"clip": "00.wav", "codec": CODEC}),
+        (tmp_path / "pack", "out.mp3", {"clip": "00.wav"}),
+    ):
+        with raises("SYS006"):
+            decode(source, tmp_path / to, **options)
+    assert not (tmp_path / "out.mp3").exists() and not (tmp_path / "out").exists()

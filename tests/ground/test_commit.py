@@ -47,6 +47,15 @@ def test_a_full_disk_is_a_coded_error(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_a_file_in_the_way_is_a_coded_error(tmp_path: Path) -> None:
+    commit.text(tmp_path / "a.txt", "old")
+    for path in (tmp_path / "a.txt" / "b.txt", tmp_path / "a.txt" / "deep" / "b.txt"):
+        with pytest.raises(PartimentoError, match="SYS002") as caught:
+            commit.text(path, "new")
+        assert "in the way" in (caught.value.next or "")
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), commit.folder(tmp_path / "step") as tmp:
         (tmp / "part").write_text("x")

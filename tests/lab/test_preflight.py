@@ -158,7 +158,7 @@ def test_a_full_disk_fails(pack, tmp_path, monkeypatch):
 
 
 def test_every_code_is_explained():
-    assert {f"LAB00{number}" for number in range(1, 8)} <= explanations().keys()
+    assert {f"LAB00{number}" for number in (1, 2, 3, 4, 6, 7)} <= explanations().keys()
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import pytest
 import torch
 from foreign import codes, raises, rejects, tree
 
+from partimento.errors import PartimentoError
 from partimento.tokens import npq, npqtext
 from partimento.tokens.convert import grouping
 from partimento.tokens.convert.array import frame_major, of_npy
@@ -284,6 +285,27 @@ def test_pt_files_that_are_refused_each_cost_themselves_only(tmp_path):
     expected |= {"none.pt": "CONVERT005", "stereo.pt": "CONVERT005"}
     expected |= {"negative.pt": "CONVERT006", "special.pt": "CONVERT006"}
     assert found == expected
+    reasons = (tmp_path / "pack" / "rejects.jsonl").read_text(encoding="utf-8")
+    assert "weights_only" not in reasons, "torch recommends to run what is in the file"
+
+
+@pytest.mark.parametrize("rate", ["Infinity", "-Infinity", "NaN", "1e400", "44100.5", "0", "true"])
+def test_a_rate_that_is_none_costs_its_file_only(tmp_path, rate):
+    source = tmp_path / "in"
+    source.mkdir()
+    pt_file(source / "bad.pt", codes(20))
+    pt_file(source / "good.pt", codes(21))
+    (source / "metadata.json").write_text(f'{{"bad.pt": {{"sr": {rate}}}}}')
+    build_pack(source, tmp_path / "pack")
+    assert rejects(tmp_path / "pack") == {"bad.pt": "CONVERT003"}
+
+
+def test_peek_tells_that_no_clip_has_the_books_asked_for(tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    pt_file(source / "a.pt", codes(20))
+    with pytest.raises(PartimentoError, match="none has 4 books"):
+        peek(source, books=4)
 
 
 def test_unreadable_labels_end_the_import(tmp_path):

@@ -230,3 +230,29 @@ def test_a_lost_or_changed_record_is_seen(folder):
             finish(folder, SPEC, rows, shard_list)
     record.write_bytes(whole)
     assert verify(folder).ok and edits.read_record(folder, "000001")["why"] == "waltz"
+
+
+def test_what_a_killed_edit_left_is_swept_by_the_next(folder):
+    import subprocess
+    import sys
+
+    with commit.scratch(folder / "clips.parquet") as tmp:
+        name = tmp.name
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    left = [folder / name.replace(str(os.getpid()), gone.stdout.decode().strip()), folder / "edits" / "x.tmp"]
+    left[1] = left[1].with_name(left[0].name)
+    for place in left:
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(b"half")
+    edit(folder, {"000003": {"caption": "a waltz"}}, why="typos")
+    assert not any(place.exists() for place in left)
+
+
+@pytest.mark.parametrize("change", [{"tags": ["\ud800"]}, {"caption": "half \udc00"}])
+def test_half_a_character_is_no_label(folder, change):
+    before = files(folder)
+    with pytest.raises(PartimentoError, match="PACK045"):
+        edit(folder, {"000003": change}, why="typos")
+    with pytest.raises(PartimentoError, match="PACK045"):
+        edit(folder, {"000003": {"caption": "a waltz"}}, why=os.fsdecode(b"caf\xe9"))
+    assert files(folder) == before

@@ -126,3 +126,20 @@ def test_urls_and_folders_are_told_apart() -> None:
     assert not is_far("packs/mine") and not is_far("/abs/pack") and not is_far("C:/packs") and not is_far(".")
     assert url_of(Path("s3://bucket/pack/")) == "s3://bucket/pack"
     assert url_of("memory://x/") == "memory://x"
+
+
+def test_missing_credentials_are_a_refusal_and_not_tried_again(tmp_path: Path) -> None:
+    class NoCredentialsError(Exception):
+        """As botocore's."""
+
+    asked = []
+
+    def info(path: str) -> None:
+        asked.append(path)
+        raise NoCredentialsError("Unable to locate credentials")
+
+    place = Store("memory://x", pause=0.01)
+    place._fs = type("Driver", (), {"info": staticmethod(info)})()
+    with pytest.raises(PartimentoError) as caught:
+        place.size("pack.json")
+    assert caught.value.code == "FAR005" and len(asked) == 1

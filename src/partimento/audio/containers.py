@@ -35,7 +35,7 @@ def inspect(path: Path) -> Declared:
     (damaged) and AUDIO008 (outside the limits).
     """
     if not path.is_file():
-        raise Fault("SYS004", "there is no such file", next="check the path")
+        raise Fault("SYS004", "it is not a file" if path.exists() else "there is no such file", next="check the path")
     try:
         if path.stat().st_size == 0:
             raise Fault("AUDIO003", "the file has 0 bytes")

@@ -122,10 +122,20 @@ def write(path: Path, wave_CN: WaveCN, sample_rate: int, subtype: str | None = N
     return stream.write(path, [wave_CN], sample_rate, subtype)
 
 
+def _unlisted(err: OSError) -> None:
+    raise PartimentoError(
+        "SYS004",
+        "a folder cannot be listed, and what is in it would be missing without a word",
+        where=str(err.filename),
+        why=err.strerror,
+        next="check its permissions (ls -ld), or give the folders beside it one by one",
+    ) from err
+
+
 def discover(paths: Path | Iterable[Path]) -> list[Path]:
     """All audio files below the folders given, and the files given, sorted and each once. Hidden names are passed over.
 
-    Raises SYS004 for a path that does not exist and AUDIO001 when there is no audio at all.
+    Raises SYS004 for a path that does not exist or cannot be listed, and AUDIO001 when there is no audio at all.
     """
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     found: set[Path] = set()
@@ -133,7 +143,7 @@ def discover(paths: Path | Iterable[Path]) -> list[Path]:
         if path.is_file():
             found.add(path)
         elif path.is_dir():
-            for folder, inside, names in os.walk(path):
+            for folder, inside, names in os.walk(path, onerror=_unlisted):
                 inside[:] = [name for name in inside if not name.startswith(".")]
                 audible = (n for n in names if not n.startswith(".") and Path(n).suffix.lower() in AUDIO_SUFFIXES)
                 found.update(Path(folder) / name for name in audible)

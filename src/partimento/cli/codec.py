@@ -67,6 +67,7 @@ def list_(as_json: bool) -> None:
 @click.option("--codec", "name", default="resident-44k", show_default=True, help="Name or folder; see `codec list`.")
 @click.option("--layout", default="mono", show_default=True, help="mono, left-right or mid-side.")
 @click.option("--books", type=Books(), help="Codebooks, for two channels of each: 9,4.")
+@click.option("--upmix", is_flag=True, help="Take files of one channel as two where the layout has two.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
 @click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="PNG of what the first file becomes.")
 @quiet_option
@@ -76,6 +77,7 @@ def check(
     name: str,
     layout: str,
     books: tuple[int, ...] | None,
+    upmix: bool,
     device: str,
     picture: Path | None,
     quiet: bool,
@@ -95,21 +97,28 @@ def check(
     paths = audio.discover(list(files))
     with progress(quiet) as display:
         display.stage("check", "each file is encoded, decoded and compared")
-        found = measure(codec, _heard(paths, codec, display, picture))
+        found = measure(codec, _heard(paths, codec, upmix, display, picture))
     values = {"codec": codec.spec.codec, "layout": codec.spec.layout, "weights": codec.spec.weights, **found.to_json()}
     by_books = ", ".join(f"{count}: {value}" for count, value in values["mel7_by_books"].items())
     result(values, as_json, lines({**values, "mel7_by_books": by_books}))
 
 
-def _heard(paths: list[Path], codec: Codec, display: Any, picture: Path | None) -> Iterator[NDArray[np.float32]]:
+def _heard(
+    paths: list[Path], codec: Codec, upmix: bool, display: Any, picture: Path | None
+) -> Iterator[NDArray[np.float32]]:
     """Each file as the codec takes it."""
     from partimento.audio import files as audio
     from partimento.codecs.layout import arrange
     from partimento.codecs.picture import draw
+    from partimento.errors import PartimentoError
 
     for number, path in enumerate(paths):
         sound = audio.read_isolated(path)
-        wave_CN = arrange(sound.wave_CN, codec.spec.layout).wave_CN
+        try:
+            wave_CN = arrange(sound.wave_CN, codec.spec.layout, upmix=upmix).wave_CN
+        except PartimentoError as err:
+            err.where = str(path)
+            raise
         wave_CN = audio.resample(wave_CN, sound.sample_rate, codec.spec.sample_rate)
         if picture is not None and number == 0:
             draw(picture, codec, wave_CN, path.name)

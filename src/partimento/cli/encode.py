@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from partimento.cli.codec import Books
-from partimento.cli.terminal import json_option, lines, progress, quiet_option, result
+from partimento.cli.terminal import Real, json_option, lines, progress, quiet_option, result
 
-HOURS = click.FloatRange(0, 24 * 365, min_open=True)
+HOURS = Real(0, 24 * 365, min_open=True)
 
 
 class Part(click.ParamType):
@@ -68,7 +68,7 @@ def command(
     Many processes, also on many machines, share the work with --claim or --shard; the last one makes it a pack.
     """
     given = {"tasks": tasks, "partition": partition, "hours": hours}
-    array = {name: value for name, value in given.items() if value is not None}
+    array: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if array and not submit:
         raise click.UsageError(f"--{next(iter(array))} means nothing without --submit")
     if submit and (options["claim"] or options["shard"]):

@@ -104,7 +104,9 @@ def _crash(err: Exception, args: list[str]) -> PartimentoError:
     import platform
     import traceback
 
-    with tempfile.NamedTemporaryFile("w", prefix="partimento-crash-", suffix=".txt", delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="partimento-crash-", suffix=".txt", errors="backslashreplace", delete=False
+    ) as file:
         file.write(f"partimento {__version__}, Python {platform.python_version()}, {platform.platform()}\n")
         file.write(f"command: partimento {' '.join(args)}\n\n")
         traceback.print_exception(err, file=file)

@@ -7,18 +7,18 @@ from typing import Literal
 
 import click
 
-from partimento.cli.terminal import json_option, progress, quiet_option, result
+from partimento.cli.terminal import Real, json_option, progress, quiet_option, result
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="Folder for the audio.")
 @click.option("--tags", default="", help="Tags to play with, separated by commas; without them unconditional.")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True)
-@click.option("--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True, help="0 is greedy.")
+@click.option("--seconds", type=Real(min=0, min_open=True), default=10.0, show_default=True)
+@click.option("--temperature", type=Real(min=0), default=1.0, show_default=True, help="0 is greedy.")
 @click.option("--top-k", type=click.IntRange(min=0), default=0, show_default=True, help="0 keeps all codes.")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
-@click.option("--guidance", type=float, default=1.0, show_default=True, help="u + s(c - u); 1 is conditional only.")
+@click.option("--top-p", type=Real(0, 1, min_open=True), default=1.0, show_default=True)
+@click.option("--guidance", type=Real(), default=1.0, show_default=True, help="u + s(c - u); 1 is conditional only.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the first sample; the next have the next seeds.")
 @click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Number of samples.")
 @click.option("--continue", "prompt", type=click.Path(path_type=Path), help="Audio file to play on from.")

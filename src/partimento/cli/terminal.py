@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,16 @@ from partimento.errors import PartimentoError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object on stdout.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress display.")
+
+
+class Real(click.FloatRange):
+    """A range that NaN and infinity are outside of (every comparison with NaN is false, so click lets it through)."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
 
 
 def result(values: Mapping[str, Any], as_json: bool, text: str | None = None) -> None:

@@ -118,7 +118,9 @@ def open_like(spec: CodecSpec, device: torch.device | str = "cpu", *, name: str 
             "PACK009",
             f"the codes are of {spec.codec}, and this codec is another",
             why=f"they differ in {', '.join(differs)}",
-            next=f"name the {spec.codec} of the weights {spec.weights[:12]} (--codec, data.codec), or encode again",
+            next=f"name the {spec.codec} of the weights {spec.weights[:12]} (--codec, data.codec), or encode again"
+            if spec.weights
+            else "name the codec that made these codes (--codec, data.codec)",
         )
     return opened
 
@@ -315,7 +317,9 @@ def _own(name: str) -> Codec:
     module, _, function = name.partition(":")
     try:
         codec: Codec = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError) as err:
+        if not isinstance(codec.spec, CodecSpec):
+            raise AttributeError(f"its spec is {type(codec.spec).__name__}")
+    except (ImportError, AttributeError, ValueError, TypeError) as err:
         raise PartimentoError(
             "PACK020",
             f"the codec {name!r} cannot be opened",

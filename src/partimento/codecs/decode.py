@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from partimento import commit
 from partimento.audio import child, stream
+from partimento.audio.files import AUDIO_SUFFIXES
 from partimento.codecs import worker
 from partimento.codecs.codec import Codec, decode_stream, encode_stream, open_codec, open_like
 from partimento.codecs.hear import Hearing
@@ -40,12 +42,15 @@ def decode(
     audio file, which then goes through the codec and back: what the codec keeps of it, the ceiling of any model over
     it. `codec` is the pack's own by default (for a file: resident-44k, in `layout` with `books`).
 
-    Raises SYS004 (no such source), PACK009 (`codec` is not the pack's), PACK019 (no such clip), what reading raises.
+    Raises SYS004 (no such source), SYS006 (options of a file for a pack, or the other way round), PACK009 (`codec` is
+    not the pack's), PACK019 (no such clip), what reading raises.
     """
     to, progress, where = Path(to), progress or Quiet(), worker.devices(device)[0]
     if not is_far(source) and not Path(source).exists():
         raise PartimentoError("SYS004", f"{source} does not exist", where=str(source), next="ls the folder above it")
-    if not is_far(source) and Path(source).is_file():
+    is_file = not is_far(source) and Path(source).is_file()
+    _check(to, clip, is_file, given=layout != "mono" or books is not None or upmix)
+    if is_file:
         opened = open_codec(codec or "resident-44k", where, layout=layout, books=books)
         return [_round_trip(Path(source), to, opened, upmix)]
     pack = Pack.open(source)
@@ -60,12 +65,27 @@ def decode(
                 "PACK019", f"the clip {str(name)!r} would be written outside of {to}", where=str(source)
             )
         path = to if clip is not None and to.suffix.lower() in SUFFIXES else to / name.with_name(name.name + ".wav")
+        if path.parent.is_dir():
+            commit.sweep(path.parent)  # what a killed decode left
         codes_TK = pack.read(number)
         waves = decode_stream(opened, _blocks(codes_TK), samples=int(pack.clips.samples[number]))
         stream.write(path, waves, pack.spec.sample_rate)
         written.append(path)
         progress.update(done, len(chosen))
     return written
+
+
+def _check(to: Path, clip: str | None, is_file: bool, *, given: bool) -> None:
+    """Raise SYS006 for what would be passed over in silence."""
+    wrong = None
+    if is_file and clip is not None:
+        wrong = ("a file has no clips", "leave --clip out")
+    elif not is_file and given:
+        wrong = ("layout, books and upmix of a pack are the pack's own", "leave --layout, --books and --upmix out")
+    elif to.suffix.lower() in AUDIO_SUFFIXES - set(SUFFIXES):
+        wrong = (f"{to.name} is no folder, and {to.suffix} is not written", "name a folder, or a .wav or .flac file")
+    if wrong:
+        raise PartimentoError("SYS006", wrong[0], next=wrong[1])
 
 
 def _blocks(codes_TK: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:

@@ -75,7 +75,9 @@ def encode(
     """
     to, progress = local(to), progress or Quiet()
     if shard and (claim or not 1 <= shard[0] <= shard[1]):
-        wrong = "a part of the shards cannot be claimed as well" if claim else f"there is no part {shard[0]} of {shard[1]}"
+        wrong = (
+            "a part of the shards cannot be claimed as well" if claim else f"there is no part {shard[0]} of {shard[1]}"
+        )
         raise PartimentoError("PACK032", wrong, next="use --shard 1/8 to 8/8, or --claim instead")
     devices = worker.devices(device)
     setup = Setup(codec, layout, books, upmix, devices[0] if dry_run else "cpu")  # here it is only asked what it is
@@ -139,6 +141,8 @@ class _Job:
 
     def estimate(self, codec: Codec) -> EncodeReport:
         """The report of what is done and what would be."""
+        if self.to.is_dir():
+            journal.begin(self.to, self.work.identity, dry_run=True)
         done, missing = self._look_back() if (self.to / "journal").is_dir() else ([], self.work.units)
         rest = estimate.of(missing, codec)
         speed = estimate.speed(codec) * min(self.jobs, max(1, len(missing)))

@@ -16,6 +16,7 @@ from partimento.audio.files import discover
 from partimento.codecs.labels import Labels, manifest_files
 from partimento.errors import PartimentoError
 from partimento.tokens import tags as tagging
+from partimento.tokens.labelfiles import is_text
 from partimento.tokens.licence import Allowed
 from partimento.tokens.spec import CodecSpec
 
@@ -26,6 +27,8 @@ FILES_PER_UNIT = 8
 BYTES_PER_UNIT = 64 * 2**20
 MOST_UNITS = 65536
 MANIFESTS = (".jsonl", ".jsonl.gz", ".json")
+
+Refused = tuple[str, str] | None  # code and reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Input:
     caption: str | None = None
     licence: str | None = None
     origin: str | None = None
-    refused: tuple[str, str] | None = None
+    refused: Refused = None
     modified: int = field(default=0, compare=False)
 
 
@@ -103,13 +106,13 @@ def collect(
     for root, prefix in zip(roots, _prefixes([root.folder for root in roots]), strict=True):
         paths = sorted(path for path, its_root in root_of.items() if its_root == root)
         labels = Labels(root.folder, aliases=aliases or {}, manifest=root.manifest)
-        rows = [labels.of(path) for path in paths]
-        named_sources = {str(row["source"]) for row in rows if row.get("source")}
+        rows = [_labels(labels, path) for path in paths]
+        named_sources = {str(row["source"]) for row, _ in rows if row.get("source")}
         by_label = len(named_sources) > 1
         grouped_by[prefix or "."] = "source" if by_label else "file"
-        for path, row in zip(paths, rows, strict=True):
+        for path, (row, refused) in zip(paths, rows, strict=True):
             clip = (prefix + "/" if prefix else "") + path.relative_to(root.folder).as_posix()
-            files.append(_input(clip, path, row, by_label, allowed))
+            files.append(_input(clip, path, row, by_label, allowed, refused))
         kinds += labels.kinds
         missing = labels.unused(set(paths))
         if missing:
@@ -135,25 +138,48 @@ def _members(given: Path) -> tuple[_Root, list[Path]]:
     return _Root(given.parent if inside else Path(os.path.commonpath([path.parent for path in paths])), given), paths
 
 
-def _input(clip: str, path: Path, row: Mapping[str, Any], by_label: bool, allowed: Allowed | None) -> Input:
-    refused = None
-    if allowed is not None:
+def _labels(labels: Labels, path: Path) -> tuple[dict[str, Any], Refused]:
+    """The labels of a recording. Its own file of labels, unreadable, costs it alone; a table ends the encode."""
+    try:
+        return labels.of(path), None
+    except PartimentoError as err:
+        if not err.context.get("beside"):
+            raise
+        return {}, _refusal(err)
+
+
+def _refusal(err: PartimentoError) -> tuple[str, str]:
+    return err.code, f"{err.message}: {err.why}" if err.why else err.message
+
+
+def _input(
+    clip: str, path: Path, row: Mapping[str, Any], by_label: bool, allowed: Allowed | None, refused: Refused
+) -> Input:
+    size = modified = 0
+    try:
+        found = path.stat()
+        size, modified = found.st_size, found.st_mtime_ns
+    except OSError as err:  # a broken link, say
+        refused = ("SYS004", f"it cannot be looked at: {err.strerror}")
+    if not is_text(clip):
+        clip = os.fsencode(clip).decode("utf-8", "backslashreplace")
+        refused = ("PACK038", "its name is not UTF-8, and a pack's table holds text")
+    if allowed is not None and refused is None:
         try:
             allowed.check(row.get("licence"))
         except PartimentoError as err:
-            refused = (err.code, f"{err.message}: {err.why}" if err.why else err.message)
-    found = path.stat()
+            refused = _refusal(err)
     return Input(
         clip=clip,
         path=path,
-        bytes=found.st_size,
+        bytes=size,
         source=str(row["source"]) if by_label and row.get("source") else clip,
         tags=tagging.clean(row.get("tags") or ()),
         caption=row.get("caption"),
         licence=row.get("licence"),
         origin=row.get("origin"),
         refused=refused,
-        modified=found.st_mtime_ns,
+        modified=modified,
     )
 
 

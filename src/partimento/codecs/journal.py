@@ -93,8 +93,8 @@ def modified(pack: Path, number: int) -> int:
         return 0
 
 
-def begin(pack: Path, identity: Mapping[str, Any]) -> None:
-    """Write journal/plan.json, or compare with the one that is there.
+def begin(pack: Path, identity: Mapping[str, Any], *, dry_run: bool = False) -> None:
+    """Write journal/plan.json (`dry_run`: nothing), or compare with the one that is there.
 
     Raises PACK010 where the folder holds something else, or an encode of other inputs, labels or codec.
     """
@@ -102,9 +102,12 @@ def begin(pack: Path, identity: Mapping[str, Any]) -> None:
     if not path.exists():
         others = sorted(p.name for p in pack.iterdir() if p.name not in (LOCK, publish.LOCK, "journal"))
         if others and not path.exists():  # one that began in between has written its plan before all else
-            raise _other(pack, f"it is not empty and was not begun by an encode (it has {others[0]})")
+            err = _other(pack, f"it is not empty and was not begun by an encode (it has {others[0]})")
+            err.next = "choose a new folder with --to"  # what is in this one may be anything
+            raise err
         if not others:
-            commit.record(path, identity)
+            if not dry_run:
+                commit.record(path, identity)
             return
     try:
         begun = json.loads(path.read_bytes())

@@ -7,9 +7,10 @@ name is never a prompt, and a prompt without a word is none.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ class Labels:
             table = self._table(folder / "tags.jsonl", lambda at: _rows(at, ("file",)))
             if name in table:
                 return "tags.jsonl", table[name]
-        beside = self._sidecar(path)
+        with _beside():
+            beside = self._sidecar(path)
         manifests = (self._table(at / file, lambda at: _rows(at, ("path",))) for at in folders for file in MANIFESTS)
         for table in (self._given, *manifests):
             if name in table and (labels := {**table[name], **beside}):
@@ -81,9 +83,10 @@ class Labels:
             return "metadata.json", metadata[name]
         if beside:
             return "json", beside
-        for place in labelfiles.prompt_places(path):
-            if self._is_there(place) and (labels := labelfiles.prompt(place)):
-                return "prompt", labels
+        with _beside():
+            for place in labelfiles.prompt_places(path):
+                if self._is_there(place) and (labels := labelfiles.prompt(place)):
+                    return "prompt", labels
         if path.suffix.lower() in AUDIO_SUFFIXES and (labels := _inside(path)):
             return "file tags", labels
         return "none", {}
@@ -114,6 +117,16 @@ class Labels:
                 self._listings.pop(next(iter(self._listings)))
             self._listings[path.parent] = _names(path.parent)
         return path.name in self._listings[path.parent]
+
+
+@contextlib.contextmanager
+def _beside() -> Iterator[None]:
+    """Marks an error as one of a file that belongs to a single recording."""
+    try:
+        yield
+    except PartimentoError as err:
+        err.context["beside"] = True
+        raise
 
 
 def read_manifest(path: Path) -> Table:

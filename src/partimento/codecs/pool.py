@@ -12,12 +12,13 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from partimento import isolated
 from partimento.codecs import worker
 from partimento.codecs.inputs import Unit
 from partimento.codecs.worker import Setup, Task
@@ -97,9 +98,11 @@ class Pool:
         ours, theirs = _CONTEXT.Pipe()
         setup = replace(self.setup, device=device)
         process = _CONTEXT.Process(target=worker.main, args=(theirs, setup, self.pack), daemon=True)
-        process.start()
-        theirs.close()  # else its end would not be seen here when the process ends
-        self._workers.append(_Worker(process, ours, device, time.monotonic() + START_SECONDS))
+        resource_tracker.ensure_running()  # starting it lets Ctrl-C through again
+        with isolated.unheard_ctrl_c():
+            process.start()
+            theirs.close()  # else its end would not be seen here when the process ends
+            self._workers.append(_Worker(process, ours, device, time.monotonic() + START_SECONDS))
         return self._workers[-1]
 
     def _give(self, one: _Worker, unit: Unit) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -86,7 +85,6 @@ def devices(wanted: str = "auto") -> list[str]:
 
 def main(pipe: Connection, setup: Setup, pack: Path) -> None:
     """Entry of the process. Ends when it is told None, or when its parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     try:

@@ -15,6 +15,7 @@ from typing import Any
 from partimento import commit
 from partimento.errors import PartimentoError
 from partimento.tokens import rows
+from partimento.tokens.labelfiles import is_text
 from partimento.tokens.manifest import checksum, fingerprint, table_of
 from partimento.tokens.pack import Pack
 from partimento.tokens.publish import commit_pack, locked, put_table
@@ -34,6 +35,8 @@ def edit(path: str | Path, changes: Changes, *, why: str) -> Pack:
     """
     path = local(path)
     wanted = {str(clip): _checked(str(clip), change) for clip, change in changes.items()}
+    if not is_text(why):
+        raise _wrong(f"the reason {why!r} cannot be kept", "it is not UTF-8")
     with locked(path):
         pack = Pack.open(path)
         before, met = pack.content, set[str]()
@@ -129,16 +132,18 @@ def _checked(clip: str, change: Mapping[str, Any]) -> dict[str, Any]:
         if name not in FIELDS:
             raise _wrong(f"{name!r} cannot be edited", f"only {', '.join(FIELDS)} can")
         if name == "tags":
-            right = (
-                isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(t, str) for t in value)
-            )
+            right = isinstance(value, Sequence) and not isinstance(value, str) and all(map(_is_kept, value))
             found[name] = list(value) if right else None
         else:
-            right = value is None or isinstance(value, str)
+            right = value is None or _is_kept(value)
             found[name] = value
         if not right:
             raise _wrong(f"{name} of {clip} cannot be {value!r}", "tags are a list of texts, the others a text or null")
     return found
+
+
+def _is_kept(value: Any) -> bool:
+    return isinstance(value, str) and is_text(value)
 
 
 def _wrong(message: str, why: str) -> PartimentoError:

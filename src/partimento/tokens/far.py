@@ -24,7 +24,7 @@ from partimento.tokens import clips as table
 from partimento.tokens.manifest import parse_commit, records_of, table_of
 from partimento.tokens.pack import Pack
 from partimento.tokens.shards import Shard
-from partimento.tokens.store import Store, is_far, is_folder, local
+from partimento.tokens.store import MEND, Store, is_far, is_folder, local
 
 __all__ = ["copy", "is_far", "open_pack"]
 
@@ -72,6 +72,8 @@ def damage(url: str | Path, *, full: bool = True, **options: Any) -> tuple[dict[
         try:
             store.check(name, facts["bytes"], facts["sha256"] if full else None)
         except PartimentoError as err:
+            if err.code == "FAR001":
+                err.next = MEND
             found.append(err)
     return content, found
 

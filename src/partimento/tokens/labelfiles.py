@@ -34,7 +34,7 @@ def lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, object) for each line of a .jsonl or .jsonl.gz that is not blank, in constant memory. Raises PACK013."""
     done = number = 0
     try:
-        with open(path, "rb", opener=commit.regular) as raw:  # noqa: PTH123
+        with open(path, "rb", opener=commit.regular) as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             stream: IO[bytes] = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
@@ -54,7 +54,7 @@ def lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def text(path: Path, most: int = LARGEST_TEXT) -> str:
     """The text of a small file. Raises PACK013 (also where it has more than `most` bytes)."""
     try:
-        with open(path, "rb", opener=commit.regular) as stream:  # noqa: PTH123
+        with open(path, "rb", opener=commit.regular) as stream:
             raw = stream.read(most + 1)
     except OSError as err:
         raise unreadable(str(path), err.strerror or str(err)) from err
@@ -158,13 +158,18 @@ def _number(value: Any, where: str) -> float:
 
 
 def _sound(value: str, key: str, where: str) -> str:
-    """JSON can hold halves of characters, which no table of strings can."""
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as err:
-            raise unreadable(where, f'"{key}" holds half a character') from err
+    if not is_text(value):
+        raise unreadable(where, f'"{key}" holds half a character')
     return value
+
+
+def is_text(value: str) -> bool:
+    """Whether a table of strings can keep it: JSON can hold halves of characters, and so do file names and arguments
+    of a command that are not UTF-8."""
+    try:
+        return value.isascii() or bool(value.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _decoded(raw: bytes, where: str) -> str:

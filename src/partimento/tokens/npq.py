@@ -193,7 +193,7 @@ def check_range(codes_TK: NDArray[np.integer[Any]], vocab: Sequence[int], where:
 
 def _content(path: Path) -> bytes:
     try:
-        with path.open("rb") as stream:
+        with open(path, "rb", opener=commit.regular) as stream:
             magic = stream.read(4)
             return magic + (stream.read() if is_npq(magic) else b"")
     except OSError as err:

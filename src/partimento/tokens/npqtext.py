@@ -52,7 +52,8 @@ def is_text(head: bytes) -> bool:
 def read(path: str | Path) -> NpqFile:
     """Read the text form. Raises NPQ006, naming the line, NPQ004 (a code that its book does not have) and SYS004."""
     try:
-        content = Path(path).read_bytes()
+        with open(path, "rb", opener=commit.regular) as stream:
+            content = stream.read()
     except OSError as err:
         raise PartimentoError("SYS004", f"{path} cannot be read", where=str(path), why=err.strerror) from err
     return parse(content, where=str(path))

@@ -34,6 +34,8 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     try:
         with commit.lock(folder / LOCK, wait=wait):
             holding = True
+            for place in (folder, folder / "edits"):  # what killed ones left
+                commit.sweep(place)
             yield
     except OSError as err:
         if holding:

@@ -16,6 +16,7 @@ from partimento.errors import PartimentoError
 
 BLOCK = 8 * 2**20
 TRIES = 4
+MEND = "copy that file to the store again from where the pack was made"
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+):/+(.*)", re.DOTALL)
 _FOLDERS = ("file", "local")
 _Answer = TypeVar("_Answer")
@@ -137,7 +138,7 @@ class Store:
                 f"{name} does not arrive as it was recorded",
                 where=self.where(name),
                 why=wrong,
-                next="copy that file to the store again from where the pack was made",
+                next=MEND,
             )
 
     def send(self, file: Path, name: str) -> None:
@@ -191,6 +192,8 @@ class Store:
             except MemoryError:
                 raise
             except Exception as err:  # drivers are plug-ins: each has errors of its own (aiohttp, botocore, ...)
+                if "Credential" in type(err).__name__:  # botocore's: it has none, or half of them
+                    raise self._denied(name, 401, err) from err
                 reason = f"{type(err).__name__}: {err}" if str(err) else type(err).__name__
         raise self._broken(name, f"{reason} ({TRIES} tries)")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from partimento import keyed
+from partimento import commit, keyed
 from partimento.errors import PartimentoError
 
 MOST_ALIAS_BYTES = 16 * 2**20
@@ -51,7 +51,7 @@ def read_aliases(path: Path) -> dict[str, str]:
     """
     path = Path(path)
     try:
-        with path.open("rb") as stream:
+        with open(path, "rb", opener=commit.regular) as stream:
             raw = stream.read(MOST_ALIAS_BYTES + 1)
         if len(raw) > MOST_ALIAS_BYTES:
             raise _alias_error(path, f"it is longer than {MOST_ALIAS_BYTES >> 20} MiB")

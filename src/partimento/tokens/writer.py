@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from partimento import commit
 from partimento.errors import PartimentoError
 from partimento.tokens import clips as table
-from partimento.tokens import edits, shards, splits
+from partimento.tokens import edits, labelfiles, shards, splits
 from partimento.tokens import rows as tables
 from partimento.tokens.clips import BATCH, SPLITS, ClipRow, Clips
 from partimento.tokens.manifest import FORMAT, SCHEMA_VERSION, fingerprint, read_commit, table_of
@@ -160,7 +160,10 @@ def _lines(rejects: Iterable[Mapping[str, Any]], codes: Counter[str]) -> Iterato
     """Rejects as lines of JSON, counted by their code in passing."""
     for reject in rejects:
         codes[str(reject["code"])] += 1
-        yield json.dumps(reject, sort_keys=True, ensure_ascii=False) + "\n"
+        line = json.dumps(reject, sort_keys=True, ensure_ascii=False)
+        if not labelfiles.is_text(line):  # of a file's name; escaped it can be written, and is read as it was
+            line = json.dumps(reject, sort_keys=True)
+        yield line + "\n"
 
 
 class PackWriter:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from partimento.cli.terminal import json_option, lines, progress, quiet_option, result, table
+from partimento.cli.terminal import Real, json_option, lines, progress, quiet_option, result, table
 
 if TYPE_CHECKING:
     from partimento.tokens.stats import PackStats
@@ -24,9 +24,7 @@ LEVELS = {"bad": "BAD ", "warn": "warn", "note": "note"}
 @click.option("--window", type=click.IntRange(min=1), default=256, show_default=True, help="Grid steps of the draw.")
 @click.option("--pattern", default="delay", show_default=True, help="Pattern of the draw: delay, parallel, flat, dia.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the draw.")
-@click.option(
-    "--epochs", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Length of the draw."
-)
+@click.option("--epochs", type=Real(min=0, min_open=True), default=1.0, show_default=True, help="Length of the draw.")
 @click.option("--html", type=click.Path(path_type=Path), help="Also write one HTML page with plots; it works offline.")
 @json_option
 @quiet_option
@@ -66,7 +64,9 @@ def _text(found: PackStats) -> str:
         ]
         parts.append(table(head, rows))
     if found.tag_pairs:
-        pairs: list[list[object]] = [[pair.first, pair.second, pair.clips, pair.lift] for pair in found.tag_pairs[:8]]
+        pairs: list[list[object]] = [
+            [_short(pair.first), _short(pair.second), pair.clips, pair.lift] for pair in found.tag_pairs[:8]
+        ]
         parts.append(table(["tags together", "", "clips", "lift"], pairs))
     said = [
         f"{LEVELS[one.level]}  {one.text}" + (f"\n      next: {one.next}" if one.next else "") for one in found.findings
@@ -77,9 +77,9 @@ def _text(found: PackStats) -> str:
 
 def _facts(found: PackStats) -> dict[str, object]:
     still, copies, drawn = found.silence, found.duplicates, found.draw
-    top = [f"{tag} ({count})" for tag, count in list(found.tags.items())[:12]]
+    top = [f"{_short(tag)} ({count})" for tag, count in list(found.tags.items())[:12]]
     splits = [f"{name} {split['clips']} clips" for name, split in found.splits.items()]
-    licences = [f"{row.licence or 'none given'} ({row.clips})" for row in found.licences[:6]]
+    licences = [f"{_short(row.licence or 'none given')} ({row.clips})" for row in found.licences[:6]]
     facts: dict[str, object] = {
         "pack": found.path,
         "codec": f"{found.codec}, {found.spec['layout']}, {len(found.spec['cardinalities'])} books",
@@ -112,6 +112,10 @@ def _facts(found: PackStats) -> dict[str, object]:
             f"bigram {found.baselines.bigram_bits_per_second:,.0f}: a model must be under these"
         )
     return facts
+
+
+def _short(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _books(found: PackStats) -> str:

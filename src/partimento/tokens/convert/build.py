@@ -24,6 +24,7 @@ from partimento.tokens.convert import grouping, npq, npy, pt, rows, sniff
 from partimento.tokens.convert.exported import read_spec
 from partimento.tokens.convert.facts import Given, difference, rates_twice, spec_of, unequal
 from partimento.tokens.convert.item import Facts, Item, Reject
+from partimento.tokens.labelfiles import is_text
 from partimento.tokens.shards import Shard
 from partimento.tokens.spec import CodecSpec
 from partimento.tokens.store import local
@@ -73,7 +74,7 @@ def peek(source: str | Path, kind: str = "auto", books: int | None = None) -> Fa
             reject = reject or one
         elif books in (None, one.facts.codebooks):
             return one.facts
-    raise _nothing(source, reject)
+    raise _nothing(source, reject, f"none has {books} books" if books else None)
 
 
 def exported_spec(source: str | Path, kind: str) -> CodecSpec | None:
@@ -188,7 +189,7 @@ class _Import:
             raise _unnamed(f"another clip is called {item.clip!r}")
         labels = item.labels
         texts = (item.clip, labels.source, labels.caption, labels.licence, labels.origin, labels.sha256, *labels.tags)
-        if not item.clip or not all(map(_is_text, texts)):
+        if not item.clip or not all(text is None or is_text(text) for text in texts):
             raise _unnamed("its name or a label of it is empty, or not text that can be kept")
         try:
             shards.check_range(item.codes_TK, spec.cardinalities, where=item.file)
@@ -280,22 +281,15 @@ def _root(source: Path) -> Path:
     return source if source.is_dir() else source.parent
 
 
-def _is_text(text: str | None) -> bool:
-    try:
-        return text is None or bool(text.encode()) or text == ""
-    except UnicodeEncodeError:  # half of a surrogate pair, or a file name that is not UTF-8
-        return False
-
-
 def _unnamed(why: str) -> PartimentoError:
     return PartimentoError("CONVERT014", "it cannot be named in a pack", why=why)
 
 
-def _nothing(source: Path, reject: Reject | None) -> PartimentoError:
+def _nothing(source: Path, reject: Reject | None, why: str | None = None) -> PartimentoError:
     return PartimentoError(
         "CONVERT009",
         "nothing is left to import: every clip was rejected",
         where=str(source) if reject is None else f"{source}, {reject.file}",
-        why=None if reject is None else f"{reject.code}: {reject.reason}",
+        why=why if reject is None else f"{reject.code}: {reject.reason}",
         next="partimento explain " + (reject.code if reject else "CONVERT001"),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from partimento import commit
 from partimento.errors import PartimentoError
 from partimento.tokens import npq, npqtext
 from partimento.tokens.convert.item import Item, Reject, npq_facts
@@ -32,7 +33,7 @@ def items(root: Path, files: Sequence[Path]) -> Iterator[Item | Reject]:
 def read(path: Path) -> npq.NpqFile:
     """An NPQ file of any version, binary or text, by its first bytes. Raises what npq.read and npqtext.read raise."""
     try:
-        with path.open("rb") as stream:
+        with open(path, "rb", opener=commit.regular) as stream:
             head = stream.read(64)
     except OSError as err:
         raise PartimentoError("SYS004", f"{path} cannot be read", where=str(path), why=err.strerror) from err

@@ -51,7 +51,7 @@ def _rate(labels: Labels, name: str) -> int | None:
     rate = labels.entry.get("sr")
     if rate is None:
         return None
-    if type(rate) not in (int, float) or rate != int(rate) or not 1 <= rate <= 10**6:
+    if type(rate) not in (int, float) or not 1 <= rate <= 10**6 or rate != int(rate):
         raise unfit(f"metadata.json says a sample rate of {rate!r}", where=name)
     return int(rate)
 

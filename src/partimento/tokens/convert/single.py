@@ -38,7 +38,10 @@ def convert(source: str | Path, to: str | Path) -> dict[str, Any]:
         version = {".npq1": "npq1", ".npq2": "npq2"}.get(suffix, "npq2" if file.k_side else "npq1")
         npq.write(to, file, version="npq2" if version == "npq2" else "npq1")
         written = version
-    lost = "the bitrate" if suffix == ".txt" and file.kbps else None
+    lost = []
+    if suffix == ".txt":
+        lost += ["the bitrate"] if file.kbps else []
+        lost += ["the frame rate beyond four decimals"] if round(file.fps, 4) != file.fps else []
     return {
         "file": str(to),
         "format": written,
@@ -46,6 +49,6 @@ def convert(source: str | Path, to: str | Path) -> dict[str, Any]:
         "frames": len(file.codes_TK),
         "books": len(file.vocab),
         "fps": file.fps,
-        "lost": lost,
+        "lost": lost or None,
         "notes": list(file.notes),
     }

@@ -1,7 +1,7 @@
 """Chunked coding against one pass, for every codec geometry that partimento opens; time on this CPU.
 
-    python bench/codecs.py             about a minute of one idle core
-    python bench/codecs.py --only mimi-24k
+    python bench/codec_streams.py             about a minute of one idle core
+    python bench/codec_streams.py --only mimi-24k
 
 The published DAC, EnCodec and Mimi geometries have random weights (nothing is downloaded), the resident codec its own.
 The sound is the synthetic band. Every codec codes it in one pass and in chunks of a second or less; compared are:
