@@ -34,7 +34,7 @@ from partimento import commit
 from partimento.errors import PartimentoError
 from partimento.tokens.npq import DTYPES, NpqFile, check_range, dtype_code
 
-DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # pragma: allowlist secret
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TITLE = "# npq2txt v0.1"
 _VALUE = {digit: value for value, digit in enumerate(DIGITS)}
