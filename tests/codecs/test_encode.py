@@ -450,3 +450,9 @@ def test_decode_passes_over_no_option(tmp_path):
         with raises("SYS006"):
             decode(source, tmp_path / to, **options)
     assert not (tmp_path / "out.mp3").exists() and not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_needs_no_gpu(tmp_path):
+    """Tasks for GPUs are submitted from machines that have none."""
+    folder = music(tmp_path / "music", 1)
+    assert encode([folder], tmp_path / "pack", codec=CODEC, device="cuda:0", dry_run=True).clips == 1

@@ -79,7 +79,7 @@ def open_codec(
         codec: Codec = load_resident(device=device)
     elif (folder / CARD).is_file():
         codec = load_resident(folder, device=device)
-    elif folder.exists() or name in pretrained.SHORT or pretrained.is_hub_name(name):
+    elif (name and folder.exists()) or name in pretrained.SHORT or pretrained.is_hub_name(name):
         codec = pretrained.open_pretrained(name, device, books=max(books) if books else None)
     elif ":" in name:
         codec = _own(name)

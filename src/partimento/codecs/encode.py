@@ -80,7 +80,9 @@ def encode(
         )
         raise PartimentoError("PACK032", wrong, next="use --shard 1/8 to 8/8, or --claim instead")
     devices = worker.devices(device)
-    setup = Setup(codec, layout, books, upmix, devices[0] if dry_run else "cpu")  # here it is only asked what it is
+    # Here the codec is only asked what it is, and in a dry run how fast. Where tasks are submitted
+    # from, or joined, there need not be a GPU.
+    setup = Setup(codec, layout, books, upmix, devices[0] if dry_run and worker.is_here(devices[0]) else "cpu")
     opened = setup.open()
     progress.stage("find", "looking for recordings and their tags")
     allowed = Allowed.parse(licence) if licence else None

@@ -67,11 +67,11 @@ def _usage(axes, codec: Codec, codes_TK: NDArray[np.int64]) -> None:  # type: ig
     """Of each book: the share of its codes that occur, and its entropy as a share of what it could be."""
     entropy_K, used_K = usage(codes_TK, codec.spec.cardinalities)
     bits_K = np.log2(codec.spec.cardinalities)
-    places = np.arange(codec.spec.codebooks)
+    places = np.arange(1, codec.spec.codebooks + 1)
     axes.bar(places - 0.2, used_K, 0.4, label="codes that occur", color="#2b5c8a")
     axes.bar(places + 0.2, entropy_K / bits_K, 0.4, label="entropy / log2 V", color="#d9822b")
     for end in np.cumsum(channel_books(codec.spec))[:-1]:
-        axes.axvline(end - 0.5, color="#8a8a8a", linewidth=0.8)
+        axes.axvline(end + 0.5, color="#8a8a8a", linewidth=0.8)
     axes.set(title=f"use of the codebooks ({len(codes_TK)} frames)", xlabel="codebook", ylim=(0, 1))
     axes.legend(fontsize=8)
 

@@ -83,6 +83,12 @@ def devices(wanted: str = "auto") -> list[str]:
     return [wanted]
 
 
+def is_here(device: str) -> bool:
+    """Whether this machine has that device."""
+    kind = device.partition(":")[0]
+    return kind == "cpu" or (torch.cuda.is_available() if kind == "cuda" else torch.backends.mps.is_available())
+
+
 def main(pipe: Connection, setup: Setup, pack: Path) -> None:
     """Entry of the process. Ends when it is told None, or when its parent is gone."""
     threading.Thread(target=_end_with_parent, daemon=True).start()

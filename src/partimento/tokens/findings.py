@@ -26,7 +26,7 @@ _NOISE = (
     ),
     (
         "orderless",
-        "carry no sequential structure: the code before tells nothing about the next",
+        "without sequential structure: the code before tells nothing about the next",
         "a loss that falls there to the entropy of single codes has not learned to continue; what is left to learn is "
         "how they hang on the coarser books (fine books are often so)",
     ),
