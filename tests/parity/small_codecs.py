@@ -124,3 +124,43 @@ def _alive() -> int:
     """Bytes in tensors, each storage once."""
     tensors = [thing for thing in gc.get_objects() if type(thing) is torch.Tensor]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+# What must hold of every codec whose memory has no end -------------------------------------------------------------
+
+
+def assert_streams_are_the_whole(codec: Any, wave_CN: NDArray[np.float32], sizes: list[int], chunk: float) -> None:
+    """In blocks of any sizes: the codes of one pass, and its wave but for rounding."""
+    whole_1TK = codec.encode(torch.from_numpy(wave_CN)[None])
+    streamed = np.concatenate(list(codec.encode_stream(cut(wave_CN, 1, sizes), chunk)))
+    np.testing.assert_array_equal(streamed, whole_1TK[0])
+    decoded = np.concatenate(list(codec.decode_stream(cut(whole_1TK[0].numpy(), 0, sizes), chunk)), axis=1)
+    np.testing.assert_allclose(decoded, codec.decode(whole_1TK)[0], rtol=0, atol=1e-5)
+
+
+def assert_items_are_independent(codec: Any) -> None:
+    """Of their mates in a batch."""
+    waves_BCN = torch.from_numpy(np.stack([sound(3000, seed=n) for n in range(3)]))
+    codes_BTK = codec.encode(waves_BCN)
+    assert torch.equal(codes_BTK[1:2], codec.encode(waves_BCN[1:2]))
+    assert torch.equal(codec.decode(codes_BTK)[1:2], codec.decode(codes_BTK[1:2]))
+
+
+def assert_memory_is_constant(codec: Any, chunk: float) -> None:
+    def blocks(count: int) -> Any:
+        return (sound(480, seed=n) for n in range(count))
+
+    def codes(count: int) -> Any:
+        return (np.zeros((20, codec.spec.codebooks), np.int64) for _ in range(count))
+
+    for stream, items in ((codec.encode_stream, blocks), (codec.decode_stream, codes)):
+        short, long = most_alive(stream(items(30), chunk)), most_alive(stream(items(90), chunk))
+        assert 0 < long < 1.05 * short < 200_000
+
+
+def steps_with_influence(stage: torch.nn.Module, rates: tuple[int, int], width: int) -> torch.Tensor:
+    """Of 60 input steps, those that output step 30 depends on; `rates` are values a step on both sides."""
+    wave = torch.randn(1, width, 60 * rates[0], requires_grad=True)
+    stage(wave)[..., 30 * rates[1] : 31 * rates[1]].sum().backward()
+    assert wave.grad is not None
+    return torch.nonzero(wave.grad.reshape(width, 60, rates[0]).abs().sum(dim=(0, 2)))[:, 0]

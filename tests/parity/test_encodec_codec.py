@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_codecs import HOP, cut, encodec, most_alive, sound
+from small_codecs import (
+    HOP,
+    assert_items_are_independent,
+    assert_memory_is_constant,
+    assert_streams_are_the_whole,
+    cut,
+    encodec,
+    sound,
+    steps_with_influence,
+)
 from transformers import EncodecConfig, EncodecModel
 
 from partimento.codecs.codec import decode_whole, encode_whole, open_codec
@@ -78,11 +87,7 @@ def test_whole_files_give_the_codes_and_the_wave_of_the_library(codec: EncodecCo
 @pytest.mark.parametrize("sizes", [[10_000_000], [HOP * 40], [1, 977, 13]])
 def test_streams_equal_the_whole(codec: EncodecCodec, samples: int, sizes: list[int]) -> None:
     wave = sound(samples, seed=samples)
-    whole = codec.encode(torch.from_numpy(wave)[None])
-    streamed = np.concatenate(list(codec.encode_stream(cut(wave, 1, sizes), CHUNK)))
-    np.testing.assert_array_equal(streamed, whole[0])
-    decoded = np.concatenate(list(codec.decode_stream(cut(whole[0].numpy(), 0, sizes), CHUNK)), axis=1)
-    np.testing.assert_allclose(decoded, codec.decode(whole)[0], rtol=0, atol=1e-5)
+    assert_streams_are_the_whole(codec, wave, sizes, CHUNK)
 
 
 def test_chunks_as_short_as_the_reach_change_nothing(codec: EncodecCodec) -> None:
@@ -108,10 +113,7 @@ def test_the_reach_is_that_of_the_layers(codec: EncodecCodec, coder: str) -> Non
     stage, rates = (codec._encoder[0], (HOP, 1)) if coder == "encoder" else (codec._decoder[2], (1, HOP))
     left, right = conv_reach(stage, rates)
     width = 1 if coder == "encoder" else stage[1].conv.in_channels
-    wave = torch.randn(1, width, 60 * rates[0], requires_grad=True)
-    stage(wave)[..., 30 * rates[1] : 31 * rates[1]].sum().backward()
-    assert wave.grad is not None
-    steps = torch.nonzero(wave.grad.reshape(width, 60, rates[0]).abs().sum(dim=(0, 2)))[:, 0]
+    steps = steps_with_influence(stage, rates, width)
     assert 30 - left <= steps.min() and steps.max() <= 30 + right
     assert steps.min() <= 30 - left + 1  # reflection at the end may ask for one step more
     assert right <= (0 if codec.model.config.use_causal_conv else steps.max() - 30 + 1)
@@ -127,22 +129,11 @@ def test_the_first_books_alone_decode(codec: EncodecCodec) -> None:
 
 
 def test_items_of_a_batch_do_not_depend_on_their_mates(codec: EncodecCodec) -> None:
-    waves = torch.from_numpy(np.stack([sound(3000, seed=n) for n in range(3)]))
-    codes = codec.encode(waves)
-    assert torch.equal(codes[1:2], codec.encode(waves[1:2]))
-    assert torch.equal(codec.decode(codes)[1:2], codec.decode(codes[1:2]))
+    assert_items_are_independent(codec)
 
 
 def test_memory_does_not_grow_with_the_length(codec: EncodecCodec) -> None:
-    def blocks(count: int) -> Any:
-        return (sound(480, seed=n) for n in range(count))
-
-    def codes(count: int) -> Any:
-        return (np.zeros((20, codec.spec.codebooks), np.int64) for _ in range(count))
-
-    for stream, items in ((codec.encode_stream, blocks), (codec.decode_stream, codes)):
-        short, long = most_alive(stream(items(30), CHUNK)), most_alive(stream(items(90), CHUNK))
-        assert 0 < long < 1.05 * short < 200_000
+    assert_memory_is_constant(codec, CHUNK)
 
 
 def test_the_checkpoint_opens_by_its_folder_also_for_two_channels(codec: EncodecCodec) -> None:

@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_codecs import HOP, cut, mimi, most_alive, sound
+from small_codecs import (
+    HOP,
+    assert_items_are_independent,
+    assert_memory_is_constant,
+    assert_streams_are_the_whole,
+    mimi,
+    sound,
+    steps_with_influence,
+)
 from transformers import MimiConfig, MimiModel
 
 from partimento.codecs.codec import decode_whole, encode_whole, open_codec
@@ -56,11 +64,7 @@ def test_whole_files_give_the_codes_and_the_wave_of_the_library(codec: MimiCodec
 @pytest.mark.parametrize("sizes", [[10_000_000], [HOP * 20], [1, 977, 13]])
 def test_streams_equal_the_whole(codec: MimiCodec, samples: int, sizes: list[int]) -> None:
     wave = sound(samples, seed=samples)
-    whole = codec.encode(torch.from_numpy(wave)[None])
-    streamed = np.concatenate(list(codec.encode_stream(cut(wave, 1, sizes), CHUNK)))
-    np.testing.assert_array_equal(streamed, whole[0])
-    decoded = np.concatenate(list(codec.decode_stream(cut(whole[0].numpy(), 0, sizes), CHUNK)), axis=1)
-    np.testing.assert_allclose(decoded, codec.decode(whole)[0], rtol=0, atol=1e-5)
+    assert_streams_are_the_whole(codec, wave, sizes, CHUNK)
 
 
 @pytest.mark.parametrize("chunk", [1 / 1200, 4 / 1200, 7 / 1200])
@@ -93,10 +97,7 @@ def test_the_reach_is_that_of_the_layers(codec: MimiCodec, half: str) -> None:
     }[half]
     left, right = conv_reach(stage, rates)
     width = 1 if half == "encoder" else 16
-    wave = torch.randn(1, width, 60 * rates[0], requires_grad=True)
-    stage(wave)[..., 30 * rates[1] : 31 * rates[1]].sum().backward()
-    assert wave.grad is not None
-    steps = torch.nonzero(wave.grad.reshape(width, 60, rates[0]).abs().sum(dim=(0, 2)))[:, 0]
+    steps = steps_with_influence(stage, rates, width)
     assert (steps.min(), steps.max()) == (30 - left, 30 + right)
     assert right == 0
 
@@ -111,22 +112,11 @@ def test_the_first_books_alone_decode(codec: MimiCodec) -> None:
 
 
 def test_items_of_a_batch_do_not_depend_on_their_mates(codec: MimiCodec) -> None:
-    waves = torch.from_numpy(np.stack([sound(3000, seed=n) for n in range(3)]))
-    codes = codec.encode(waves)
-    assert torch.equal(codes[1:2], codec.encode(waves[1:2]))
-    assert torch.equal(codec.decode(codes)[1:2], codec.decode(codes[1:2]))
+    assert_items_are_independent(codec)
 
 
 def test_memory_does_not_grow_with_the_length(codec: MimiCodec) -> None:
-    def blocks(count: int) -> Any:
-        return (sound(480, seed=n) for n in range(count))
-
-    def codes(count: int) -> Any:
-        return (np.zeros((20, 8), np.int64) for _ in range(count))
-
-    for stream, items in ((codec.encode_stream, blocks), (codec.decode_stream, codes)):
-        short, long = most_alive(stream(items(30), CHUNK)), most_alive(stream(items(90), CHUNK))
-        assert 0 < long < 1.05 * short < 200_000
+    assert_memory_is_constant(codec, CHUNK)
 
 
 def test_the_checkpoint_opens_by_its_folder_also_for_two_channels(codec: MimiCodec) -> None:
