@@ -423,3 +423,15 @@ def test_npy_arrays_are_those_of_numpy(shape, order):
     np.save(content, np.asarray(np.arange(int(np.prod(shape))).reshape(shape), dtype=np.int32, order=order))
     again = of_npy(content.getvalue(), where="x")
     np.testing.assert_array_equal(again, np.load(io.BytesIO(content.getvalue())))
+
+
+def test_a_pack_is_not_imported_but_said_to_be_one(tmp_path):
+    source = tmp_path / "codes"
+    source.mkdir()
+    npq.write(
+        source / "a.npq", NpqFile(codes(30, 2, 64), (64, 64), 86.1328125, 0.0, 2, 0, "mono", "npq1"), version="npq1"
+    )
+    build_pack(source, tmp_path / "pack")
+    with raises("CONVERT001") as caught:
+        build_pack(tmp_path / "pack", tmp_path / "again")
+    assert "is a pack already" in caught.value.message

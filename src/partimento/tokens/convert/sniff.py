@@ -18,6 +18,13 @@ def sniff(source: str | Path) -> str:
     """The kind (KINDS) of a file, or of the files of a folder. Raises SYS004 (no such path), CONVERT001 (none known, or
     several kinds in one folder)."""
     source = Path(source)
+    if (source / "pack.json").is_file():
+        raise PartimentoError(
+            "CONVERT001",
+            f"{source} is a pack already",
+            where=str(source),
+            next=f"partimento pack copy {source} --to NEW",
+        )
     found = kinds(source)
     if len(found) == 1:
         return next(iter(found))
