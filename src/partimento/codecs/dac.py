@@ -6,7 +6,6 @@ Its memory is finite, so long audio goes through it in windows whose context is 
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager
 from fractions import Fraction
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from partimento.codecs.stages import full_precision
 from partimento.tokens.spec import CodecSpec
 
 
@@ -51,14 +51,14 @@ class DacCodec:
     def encode(self, wave_BCN: Tensor) -> Tensor:
         """codes [B, ceil(N / hop), K] int64 of mono waves [B, 1, N], padded with zeros to whole frames."""
         padded = F.pad(wave_BCN, (0, -wave_BCN.shape[-1] % self._hop)).to(self.device, torch.float32)
-        with _full_precision():
+        with full_precision():
             codes_BKT: Tensor = self._model.encode(padded).audio_codes
         return codes_BKT.transpose(1, 2)
 
     @torch.no_grad()
     def decode(self, codes_BTK: Tensor) -> Tensor:
         """mono waves [B, 1, T * hop] float32; the first k books alone are a coarser rate."""
-        with _full_precision():
+        with full_precision():
             wave_BN: Tensor = self._model.decode(audio_codes=codes_BTK.transpose(1, 2).to(self.device)).audio_values
         return wave_BN[:, None]
 
@@ -110,8 +110,3 @@ def _lengthen(model: Any) -> None:
     for layer in model.modules():
         if isinstance(layer, nn.ConvTranspose1d):
             layer.output_padding = (layer.stride[0] % 2,)
-
-
-def _full_precision() -> AbstractContextManager[None]:
-    """PyTorch allows TF32 in a GPU's convolutions, which would change codes; and equal audio is to give equal codes."""
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
