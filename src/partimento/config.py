@@ -220,7 +220,9 @@ class Train(Section):
     """Curriculum, e.g. [{start = 4000, window = 1024, batch = 4, lr = 0.5}]; one run that resumes in every stage."""
     seed: int = 0
     """Key of everything that is drawn: weights, windows, tags, dropout."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """fp32 is true float32; tf32 lets a GPU round the factors of matrix products to 10 bits; bf16 runs them in bfloat16.
+    Weights, moments and losses are float32 always."""
     device: Literal["auto", "cpu", "cuda", "mps", "tpu"] = "auto"
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """On several devices: every one holds all weights (ddp), or its share of them (fsdp)."""

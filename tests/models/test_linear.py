@@ -9,20 +9,20 @@ from torch.nn import functional
 from partimento.models import linear as module
 from partimento.models.linear import Linear, linear, packed
 
-needs_onednn = pytest.mark.skipif(not module._HAS_ONEDNN, reason="this torch has no oneDNN linear")
+needs_onednn = pytest.mark.skipif(not module.HAS_ONEDNN, reason="this torch has no oneDNN linear")
 
 
 @pytest.fixture
 def products(monkeypatch) -> list[tuple[int, ...]]:
     """Shapes that went through oneDNN."""
     seen: list[tuple[int, ...]] = []
-    real = module._product
+    real = module.onednn_product
 
-    def spy(x, weight, bias):
+    def spy(x, weight, bias=None):
         seen.append(tuple(x.shape))
         return real(x, weight, bias)
 
-    monkeypatch.setattr(module, "_product", spy)
+    monkeypatch.setattr(module, "onednn_product", spy)
     return seen
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from partimento.models import loss as module
-from partimento.models.loss import code_entropy, code_loss
+from partimento.models.loss import CodeLoss, code_entropy, code_loss, head_loss
 
 V = 7
 
@@ -53,6 +53,136 @@ def test_gradcheck() -> None:
     logits, targets = case(5)
     few = logits[:, :3].detach().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: code_loss(x, targets[:, :3], V).total, few)
+
+
+OPTIONS = [(0.0, 0.0), (0.1, 0.0), (0.0, 1e-2), (0.05, 1e-2)]
+
+
+def reference_total(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, smoothing: float, z: float
+) -> torch.Tensor:
+    """Of torch's own parts: its smoothed cross entropy and an explicit logsumexp."""
+    outputs = logits.shape[-1]
+    ignored = targets.masked_fill(targets >= outputs, -100).reshape(-1)
+    smoothed = functional.cross_entropy(
+        logits.reshape(-1, outputs), ignored, reduction="none", label_smoothing=smoothing
+    ).view(targets.shape)
+    lse = logits.exp().sum(-1).log()
+    return (((smoothed + z * lse.square()) * (targets < outputs)) * weights).sum()
+
+
+def options(smoothing: float, z: float, weights: torch.Tensor) -> dict:
+    return {"weights_K": weights, "label_smoothing": smoothing, "z_loss": z}
+
+
+@pytest.mark.parametrize(("smoothing", "z"), OPTIONS)
+@pytest.mark.parametrize("rows", [7, 256])
+def test_smoothing_and_z_loss_are_in_the_total_only(smoothing: float, z: float, rows: int, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_CPU_ROWS", rows)
+    logits, targets = case(11)
+    weights = torch.tensor([1.5, 0.5])
+    got = code_loss(logits, targets, V, **options(smoothing, z, weights))
+    reference = logits.detach().clone().requires_grad_()
+    expected = reference_total(reference, targets, weights.double(), smoothing, z)
+    torch.testing.assert_close(got.total, expected)
+    (3 * got.total).backward()
+    (3 * expected).backward()
+    torch.testing.assert_close(logits.grad, reference.grad)
+    plain = code_loss(logits.detach(), targets, V)
+    for name in ("code_sum_K", "code_count_K", "eos_sum", "eos_count"):
+        assert torch.equal(getattr(got, name), getattr(plain, name)), name
+
+
+@pytest.mark.parametrize(("smoothing", "z"), OPTIONS)
+@pytest.mark.parametrize("rows", [7, 256])
+@pytest.mark.parametrize("eos", [True, False])
+def test_heads_and_loss_in_one(smoothing: float, z: float, rows: int, eos: bool, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_CPU_ROWS", rows)
+    _, targets = case(12)
+    outputs, weights = V + eos, torch.tensor([1.5, 0.5])
+    x = torch.randn(3, 50, 5, dtype=torch.float64, requires_grad=True)
+    heads = torch.randn(2 * outputs, 5, dtype=torch.float64, requires_grad=True)
+    got = head_loss(x, heads, targets, V, **options(smoothing, z, weights))
+    logits = (x @ heads.T).unflatten(-1, (2, outputs))
+    expected = reference_total(logits, targets, weights.double(), smoothing, z)
+    torch.testing.assert_close(got.total, expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(3 * got.total, (x, heads)), torch.autograd.grad(3 * expected, (x, heads)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+    same(got, code_loss(logits.detach(), targets, V, **options(smoothing, z, weights)))
+
+
+def same(got: CodeLoss, expected: CodeLoss, **tolerance: float) -> None:
+    for name in ("total", "count", "code_sum_K", "code_count_K", "eos_sum", "eos_count"):
+        torch.testing.assert_close(
+            getattr(got, name).detach(), getattr(expected, name).detach(), msg=lambda text, name=name: f"{name}: {text}", **tolerance
+        )
+
+
+def test_heads_without_gradients_leave_nothing_behind() -> None:
+    _, targets = case(13)
+    x, heads = torch.randn(3, 50, 5), torch.randn(2 * V, 5, requires_grad=True)
+    with torch.no_grad():
+        got = head_loss(x, heads, targets, V)
+    assert not got.total.requires_grad
+    same(got, head_loss(x, heads, targets, V))
+    head_loss(x, heads, targets, V).total.backward()
+    assert heads.grad is not None and x.grad is None
+
+
+def test_heads_under_autocast_are_as_a_linear_layer_there() -> None:
+    """To the rounding of bfloat16, whose eight bits are relative errors of 0.4 % a product."""
+    _, targets = case(14)
+    x, heads = torch.randn(3, 50, 64), torch.randn(2 * (V + 1), 64) / 4
+    exact = head_loss(x.double(), heads.double(), targets, V)
+    x.requires_grad_(), heads.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = head_loss(x, heads, targets, V)
+        logits = functional.linear(x, heads).float().unflatten(-1, (2, V + 1))
+        apart = code_loss(logits, targets, V)
+    assert got.total.dtype == torch.float32
+    same(got, apart, rtol=1e-5, atol=1e-3)
+    assert float(got.total.detach()) == pytest.approx(float(exact.total), rel=5e-3)
+    ours = torch.autograd.grad(got.total, (x, heads))
+    theirs = torch.autograd.grad(apart.total, (x, heads))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.dtype == torch.float32
+        assert float((one - other).norm() / other.norm()) < 0.01
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_compiled_whole_is_the_same(autocast: bool) -> None:
+    """backend aot_eager: what is traced is checked here, not what inductor makes of it. Float32 rounding: 1e-5."""
+    torch.compiler.reset()
+    _, targets = case(15)
+    x, heads = torch.randn(3, 50, 16, requires_grad=True), torch.randn(2 * (V + 1), 16, requires_grad=True)
+
+    def loss(x: torch.Tensor, heads: torch.Tensor) -> CodeLoss:
+        return head_loss(x, heads, targets, V, **options(0.1, 1e-3, torch.tensor([1.5, 0.5])))
+
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        got = torch.compile(loss, backend="aot_eager", fullgraph=True, dynamic=False)(x, heads)
+        expected = loss(x, heads)
+    same(got, expected, rtol=1e-5, atol=1e-3)
+    for ours, theirs in zip(
+        torch.autograd.grad(got.total, (x, heads)), torch.autograd.grad(expected.total, (x, heads)), strict=True
+    ):
+        assert float((ours - theirs).norm() / theirs.norm()) < (0.01 if autocast else 1e-5)
+
+
+@pytest.mark.slow
+def test_compiled_by_inductor_is_the_same() -> None:
+    torch.compiler.reset()
+    logits, targets = case(16, dtype=torch.float32)
+
+    def loss(logits: torch.Tensor) -> CodeLoss:
+        return code_loss(logits, targets, V, **options(0.1, 1e-3, torch.tensor([1.5, 0.5])))
+
+    got, expected = torch.compile(loss, fullgraph=True, dynamic=False)(logits), loss(logits)
+    same(got, expected, rtol=1e-5, atol=1e-3)
+    ours, theirs = (torch.autograd.grad(one.total, logits)[0] for one in (got, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_float32_is_close_and_extreme_logits_stay_finite() -> None:

@@ -7,9 +7,13 @@ import torch
 from torch import Tensor
 
 from partimento.errors import PartimentoError
+from partimento.models.cache import GrowingCache
 from partimento.models.decoder import CodeDecoder, DecoderConfig
-from partimento.sampling.generate import generate, window_start
+from partimento.sampling.generate import generate, window_start, window_starts
+from partimento.sampling.guidance import Told
 from partimento.sampling.rules import Noise, Rules, draw
+from partimento.sampling.sheet import Sheet
+from partimento.sampling.static import StaticSteps, write_static
 from partimento.tokens.patterns import NO_FRAME, Pattern, apply
 from partimento.tokens.spec import Specials
 
@@ -106,13 +110,13 @@ def slow_loop(decoder, pattern, specials, frames, seeds, rules, context, prompt=
 def test_against_the_slow_loop(name: str, given: int, context: int, rules: Rules) -> None:
     decoder, pattern = tiny(), PATTERNS[name]
     prompt = torch.randint(0, V, (2, given, K)) if given else None
-    played = generate(
-        decoder, pattern, SPECIALS, frames=FRAMES, seeds=[1, 2], rules=rules, context=context, prompt_BTK=prompt
-    )
     expected = slow_loop(decoder, pattern, SPECIALS, FRAMES, [1, 2], rules, context, prompt)
-    for item, codes in zip(played, expected, strict=True):
-        assert torch.equal(item.codes_TK, codes)
-        assert given <= len(item.codes_TK) <= FRAMES
+    request = {"frames": FRAMES, "seeds": [1, 2], "rules": rules, "context": context, "prompt_BTK": prompt}
+    for static in (False, True):
+        played = generate(decoder, pattern, SPECIALS, **request, static=static)
+        for item, codes in zip(played, expected, strict=True):
+            assert torch.equal(item.codes_TK, codes)
+            assert given <= len(item.codes_TK) <= FRAMES
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -194,6 +198,10 @@ def test_seeds_and_batches() -> None:
     assert torch.equal(again[0], together[2]) and torch.equal(again[1], again[3])
 
 
+def filled(cache) -> int:
+    return cache.length if isinstance(cache, GrowingCache) else int(cache.length_1)
+
+
 class Rigged(CodeDecoder):
     """Wants EOS in book 0 (and everywhere else) exactly where frame `at` of book 0 stands."""
 
@@ -201,7 +209,7 @@ class Rigged(CodeDecoder):
 
     def forward(self, grid_BSK: Tensor, *, cache=None, last=False, **extra) -> Tensor:  # type: ignore[override]
         logits = super().forward(grid_BSK, cache=cache, last=last, **extra)
-        predicts = grid_BSK.shape[1] if cache is None else cache.length  # the next row (nothing slides here)
+        predicts = grid_BSK.shape[1] if cache is None else filled(cache)  # the next row (nothing slides here)
         logits[..., V] = 50.0 if predicts == self.pattern.step_of(self.at, 0) else -50.0
         return logits
 
@@ -209,11 +217,13 @@ class Rigged(CodeDecoder):
 @pytest.mark.parametrize("name", ["delay", "parallel", "flat", "dia", "random"])
 @pytest.mark.parametrize("at", [0, 1, 6, 13, 14])
 @pytest.mark.parametrize("given", [0, 6])
-def test_eos_ends_an_item_at_its_frame(name: str, at: int, given: int) -> None:
+@pytest.mark.parametrize("static", [False, True])
+def test_eos_ends_an_item_at_its_frame(name: str, at: int, given: int, static: bool) -> None:
     decoder, pattern = tiny(cls=Rigged), PATTERNS[name]
     decoder.at, decoder.pattern = at, pattern
     prompt = torch.randint(0, V, (2, given, K))
     request = {"frames": FRAMES, "seeds": [1, 2], "rules": Rules(), "context": 250, "prompt_BTK": prompt}
+    request["static"] = static
     played = generate(decoder, pattern, SPECIALS, **request)
     never = generate(decoder, pattern, SPECIALS, **request, stop_at_eos=False)
     # An EOS at the first frame, or inside the prompt, cannot be drawn.
@@ -228,24 +238,25 @@ def test_eos_ends_an_item_at_its_frame(name: str, at: int, given: int) -> None:
     assert all(torch.equal(item.codes_TK, codes) for item, codes in zip(played, slow, strict=True))
 
 
-def test_items_of_a_batch_end_each_at_its_own_time() -> None:
+@pytest.mark.parametrize("static", [False, True])
+def test_items_of_a_batch_end_each_at_its_own_time(static: bool) -> None:
     class Each(Rigged):
         def forward(self, grid_BSK, *, cache=None, last=False, **extra):  # type: ignore[override]
             logits = CodeDecoder.forward(self, grid_BSK, cache=cache, last=last, **extra)
             logits[..., V] = -50.0
             for item, at in enumerate((3, 50, 9)):
-                if cache.length == self.pattern.step_of(at, 0):
+                if filled(cache) == self.pattern.step_of(at, 0):
                     logits[item, ..., V] = 50.0
             return logits
 
-    played = generate(
-        tiny(cls=Each), PATTERNS["delay"], SPECIALS, frames=30, seeds=[1, 2, 3], rules=Rules(), context=250
-    )
+    request = {"frames": 30, "seeds": [1, 2, 3], "rules": Rules(), "context": 250, "static": static}
+    played = generate(tiny(cls=Each), PATTERNS["delay"], SPECIALS, **request)
     assert [(len(item.codes_TK), item.ended) for item in played] == [(3, True), (30, False), (9, True)]
     assert all(item.codes_TK.max() < V for item in played)
 
 
-def test_stops_early_when_all_have_ended() -> None:
+@pytest.mark.parametrize("static", [False, True])
+def test_stops_early_when_all_have_ended(static: bool) -> None:
     class Counting(Rigged):
         calls = 0
 
@@ -254,7 +265,8 @@ def test_stops_early_when_all_have_ended() -> None:
             return super().forward(grid_BSK, **extra)
 
     decoder = tiny(cls=Counting)
-    (played,) = generate(decoder, PATTERNS["delay"], SPECIALS, frames=200, seeds=[1], rules=Rules(), context=250)
+    request = {"frames": 200, "seeds": [1], "rules": Rules(), "context": 250, "static": static}
+    (played,) = generate(decoder, PATTERNS["delay"], SPECIALS, **request)
     assert len(played.codes_TK) == 6 and played.ended
     assert Counting.calls <= 6 + 3 + 16
 
@@ -267,9 +279,14 @@ def test_window_start(context: int) -> None:
             begin = step - max(1, context // 2)
         assert window_start(step, context) == begin
         assert 1 <= step - begin <= context
+    begins = {step: window_start(step, context) for step in range(5, 40)}
+    starts = window_starts(5, 40, context)
+    assert [step for step in begins if step == 5 or begins[step] != begins[step - 1]] == list(starts)
+    assert all(begins[step] == begin for step, begin in starts.items())
 
 
-def test_guidance_is_two_forwards_mixed() -> None:
+@pytest.mark.parametrize("static", [False, True])
+def test_guidance_is_two_forwards_mixed(static: bool) -> None:
     decoder, pattern = tiny(tags=4), PATTERNS["delay"]
     tags = torch.eye(4)[:2]
     with torch.no_grad():
@@ -289,6 +306,7 @@ def test_guidance_is_two_forwards_mixed() -> None:
             null_BD=null,
             guidance=scale,
             stop_at_eos=False,
+            static=static,
         )
         return [item.codes_TK for item in made]
 
@@ -307,7 +325,48 @@ def test_guidance_is_two_forwards_mixed() -> None:
                 assert wanted[pattern.step_of(t, k) - 1, k] == guided[item][t, k]
 
 
-def test_entropy_is_that_of_teacher_forcing() -> None:
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("null", ["none", "given"])
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_a_memory_is_read_at_every_step(scale: float, null: str, static: bool) -> None:
+    """Greedy codes are those of a forward without a cache, with the memory, its mask and those of the null."""
+    decoder, pattern = tiny(cross_width=10, cross_kv_heads=2, kv_heads=2), PATTERNS["delay"]
+    memory, mask = torch.randn(2, 5, 10), torch.tensor([[True] * 5, [True, True, False, False, False]])
+    null_memory = null_mask = None
+    if null == "given":
+        null_memory, null_mask = torch.randn(2, 5, 10), torch.tensor([[True, False, False, False, False]] * 2)
+    request = {"frames": FRAMES, "seeds": [1, 2], "rules": Rules(temperature=0.0), "context": 200, "stop_at_eos": False}
+    played = generate(
+        decoder,
+        pattern,
+        SPECIALS,
+        **request,
+        memory_BMD=memory,
+        memory_mask_BM=mask,
+        null_memory_BMD=null_memory,
+        null_memory_mask_BM=null_mask,
+        guidance=scale,
+        static=static,
+    )
+    plain = generate(decoder, pattern, SPECIALS, **request)
+    rows = pattern.steps(FRAMES - pattern.max_delay, ends=False)
+    codes_BTK = torch.stack([item.codes_TK for item in played])
+    assert not torch.equal(codes_BTK[0], plain[0].codes_TK)
+    grid = apply(codes_BTK, pattern, SPECIALS, ends=False)[:, : rows - 1]
+    with torch.inference_mode():
+        wanted = decoder(grid, memory_BMD=memory, memory_mask_BM=mask)
+        if scale != 1:
+            nothing = {} if null_memory is None else {"memory_BMD": null_memory, "memory_mask_BM": null_mask}
+            u = decoder(grid, **nothing)
+            wanted = u + scale * (wanted - u)
+    for t in range(FRAMES - 2 * pattern.max_delay):
+        for k in range(K):
+            step = pattern.step_of(t, k)
+            assert torch.equal(wanted[:, step - 1, k, :V].argmax(-1), codes_BTK[:, t, k])
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_entropy_is_that_of_teacher_forcing(static: bool) -> None:
     decoder, pattern = tiny(), PATTERNS["parallel"]
     (played,) = generate(
         decoder,
@@ -319,12 +378,76 @@ def test_entropy_is_that_of_teacher_forcing() -> None:
         context=200,
         prompt_BTK=torch.zeros(1, 4, K, dtype=torch.long),
         stop_at_eos=False,
+        static=static,
     )
     grid = apply(played.codes_TK[None], pattern, SPECIALS, ends=False)
     with torch.inference_mode():
         p = decoder(grid[:, :-1])[0, 4:, :, :V].softmax(-1)
     torch.testing.assert_close(played.entropy_K, -(p * p.log()).sum(-1).mean(0), rtol=1e-4, atol=1e-4)
     assert (played.entropy_K < math.log(V)).all()
+
+
+class Counted(CodeDecoder):
+    """Remembers the shapes that it was given, and the windows: steps that began at an empty cache."""
+
+    shapes: list[tuple[int, ...]]
+
+    def forward(self, grid_BSK, *, cache=None, **extra):  # type: ignore[override]
+        self.shapes.append(tuple(grid_BSK.shape))
+        return super().forward(grid_BSK, cache=cache, **extra)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+@pytest.mark.parametrize("given", [0, 5, 11])
+def test_a_static_playing_has_two_shapes(name: str, given: int) -> None:
+    decoder = tiny(cls=Counted)
+    decoder.shapes = []
+    prompt = torch.randint(0, V, (1, given, K))
+    request = {"frames": 2 * FRAMES, "seeds": [1], "rules": SAMPLED, "context": 9, "stop_at_eos": False}
+    generate(decoder, PATTERNS[name], SPECIALS, **request, prompt_BTK=prompt, static=True)
+    assert len(set(decoder.shapes)) == 2 and decoder.shapes.count((1, 1, K)) > len(decoder.shapes) / 2
+
+
+@pytest.mark.parametrize("rules", [Rules(temperature=0.0), SAMPLED], ids=["greedy", "sampled"])
+def test_the_whole_step_is_one_program(rules: Rules) -> None:
+    """Guidance, rules, noise, entropy, EOS and all: recorded without a break, and never again after the first."""
+    decoder, pattern, programs = tiny(tags=4), PATTERNS["delay"], []
+    condition = torch.randn(2, 32)
+    null = decoder.condition.null(2).detach()
+    frames, context, device = 3 * FRAMES, 16, torch.device("cpu")
+
+    def count(module: torch.fx.GraphModule, _):
+        programs.append(module)
+        return module.forward
+
+    prompt = torch.randint(0, V, (2, 7, K))
+    sheet = Sheet(
+        pattern, SPECIALS, frames=frames, prompt_BTK=prompt, cardinality=V, stops=True, device=torch.device("cpu")
+    )
+    starts = window_starts(sheet.first, sheet.steps, context)
+    assert len(starts) > 3
+    with torch.no_grad():
+        told = Told(condition).followed_by(Told(null))
+        noise = Noise([1, 2], K, device)
+        steps = StaticSteps(decoder, sheet, rules, noise, told, starts=starts, context=context, guidance=2.0)
+        steps.step = torch.compile(steps.step, backend=count, fullgraph=True, dynamic=False)
+        write_static(steps, lambda step: len(programs) > 1)
+    assert len(programs) == 1
+    played = generate(
+        decoder,
+        pattern,
+        SPECIALS,
+        frames=frames,
+        seeds=[1, 2],
+        rules=rules,
+        context=context,
+        prompt_BTK=prompt,
+        condition_BD=condition,
+        null_BD=null,
+        guidance=2.0,
+    )
+    for item, (frames, ended) in enumerate(sheet.ends()):
+        assert torch.equal(sheet.codes(item, frames), played[item].codes_TK) and ended == played[item].ended
 
 
 def test_the_musicgen_preset_has_no_end() -> None:

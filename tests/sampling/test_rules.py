@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from partimento.errors import PartimentoError
-from partimento.sampling.guidance import check_guidance, guide
+from partimento.sampling.guidance import Told, check_guidance, guide
 from partimento.sampling.rules import Noise, Rules, draw, probabilities
 
 
@@ -96,7 +96,10 @@ def test_guidance_convention() -> None:
     assert torch.equal(guide(conditional, null, 1.0), conditional)
     assert torch.equal(guide(conditional, null, 0.0), null)
     torch.testing.assert_close(guide(conditional, null, 3.0), null + 3 * (conditional - null))
-    check_guidance(1.0, None, None)
-    for given in ((None, None), (conditional, None), (None, null)):
+    nothing, told = Told(), Told(torch.ones(1, 2))
+    check_guidance(1.0, nothing, nothing)
+    check_guidance(2.0, told, told)
+    check_guidance(2.0, Told(memory_BMD=torch.ones(1, 2, 3)), nothing)  # its null reads nothing
+    for given in ((nothing, nothing), (told, nothing), (nothing, told)):
         with pytest.raises(PartimentoError, match="SAMPLE002"):
             check_guidance(2.0, *given)

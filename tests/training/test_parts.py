@@ -1,103 +1,18 @@
-"""The rate, the groups, the averages, the signals: each against a closed form."""
+"""The averages, the signals, the devices: each against a closed form."""
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 
 import pytest
 import torch
 from torch import nn
-from toy import ToyModule
 
-from partimento.config import Optim
 from partimento.errors import PartimentoError
 from partimento.training import devices
 from partimento.training.ema import Ema, copy_into, judged, named_state
-from partimento.training.optim import claims, load_state_by_name, make_optimizer, state_by_name, step_unless
-from partimento.training.schedule import learning_rate
 from partimento.training.stop import Stop
-
-
-def test_the_rate_rises_then_falls_to_its_minimum_and_stays() -> None:
-    rates = [learning_rate(step, peak=2.0, minimum=0.2, warmup=10, steps=100) for step in range(130)]
-    assert rates[0] == pytest.approx(0.2) and rates[9] == rates[10] == 2.0
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[99] == pytest.approx(0.2) and rates[129] == rates[99]
-    middle = 0.2 + 1.8 * 0.5 * (1 + math.cos(math.pi * 40 / 89))
-    assert rates[50] == pytest.approx(middle)
-
-
-@pytest.mark.parametrize("warmup", [0, 1, 5, 6])
-def test_short_runs_have_a_rate_everywhere(warmup: int) -> None:
-    rates = [learning_rate(step, peak=1.0, minimum=0.1, warmup=warmup, steps=5) for step in range(8)]
-    assert all(0 < rate <= 1 for rate in rates)
-
-
-def test_each_parameter_is_claimed_once_and_only_matrices_decay() -> None:
-    module = ToyModule()
-    module.raw_embedding = nn.Parameter(torch.zeros(3, 4))
-    module.mixing = nn.Parameter(torch.zeros(3, 4))
-    module.embedder = nn.Linear(2, 2, bias=False)  # a matrix, whatever it is part of
-    module.frozen = nn.Parameter(torch.zeros(3, 4), requires_grad=False)
-    found = claims(module)
-    assert sorted(found["decayed"]) == ["embedder.weight", "layer.weight", "mixing"]
-    # The tied head is an embedding; it is claimed once, under its first name.
-    assert sorted(found["plain"]) == ["embedding.weight", "layer.bias", "norm.bias", "norm.weight", "raw_embedding"]
-    groups = make_optimizer(module, Optim(weight_decay=0.3)).param_groups
-    assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(3, 0.3), (5, 0.0)]
-
-
-def trained(steps: int = 3) -> tuple[nn.Module, torch.optim.AdamW]:
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
-    optimizer = make_optimizer(module, Optim())
-    for _ in range(steps):
-        optimizer.zero_grad()
-        module(torch.randn(3, 4)).square().sum().backward()
-        step_unless(torch.tensor(False), optimizer, 0.01)
-    return module, optimizer
-
-
-def test_optimizer_state_goes_by_name_and_comes_back() -> None:
-    module, optimizer = trained()
-    saved = {name: tensor.clone() for name, tensor in state_by_name(module, optimizer).items()}
-    assert "0.weight.exp_avg" in saved and saved["1.bias.step"] == 3
-    fresh, other = trained(1)
-    copy_into(named_state(fresh), named_state(module))
-    load_state_by_name(fresh, other, saved)
-    x = torch.randn(3, 4)
-    for net, opt in ((module, optimizer), (fresh, other)):
-        opt.zero_grad()
-        net(x).square().sum().backward()
-        step_unless(torch.tensor(False), opt, 0.01)
-    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), fresh.parameters(), strict=True))
-
-
-@pytest.mark.parametrize("spoil", ["unknown", "shape", "missing"])
-def test_state_that_does_not_fit_is_refused(spoil: str) -> None:
-    module, optimizer = trained()
-    saved = state_by_name(module, optimizer)
-    match spoil:
-        case "unknown":
-            saved["2.weight.exp_avg"] = torch.zeros(1)
-        case "shape":
-            saved["0.weight.exp_avg"] = torch.zeros(9)
-        case "missing":
-            del saved["0.weight.exp_avg_sq"]
-    with pytest.raises(PartimentoError, match="TRAIN003"):
-        load_state_by_name(module, optimizer, saved)
-
-
-def test_a_bad_step_leaves_every_bit() -> None:
-    module, optimizer = trained()
-    before = {name: t.clone() for name, t in (named_state(module) | state_by_name(module, optimizer)).items()}
-    for parameter in module.parameters():
-        parameter.grad = torch.full_like(parameter, float("nan"))
-    step_unless(torch.tensor(True), optimizer, 0.01)
-    after = named_state(module) | state_by_name(module, optimizer)
-    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_the_average_follows_its_formula() -> None:

@@ -68,12 +68,12 @@ class Killed(RuntimeError):
 
 
 class Dies(SoundTask):
-    """Dies while it draws step 5, after the checkpoint of step 3."""
+    """Dies in step 5, after the checkpoint of step 3."""
 
-    def batch(self, step: int, micro: int) -> Batch:
-        if step == 5:
+    def inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        if batch.step == 5:
             raise Killed
-        return super().batch(step, micro)
+        return super().inputs(batch)
 
 
 def weights(runs: Path, run: str) -> dict[str, torch.Tensor]:
@@ -130,9 +130,9 @@ def test_export_is_a_codec(trained: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_to_export(folder: Path, tmp_path: Path) -> None:
-    def never(config: object, device: torch.device) -> SoundTask:
+    def never(config: object, device: torch.device, *_: int) -> SoundTask:
         task = SoundTask(config, device)  # type: ignore[arg-type]
-        task.batch = lambda step, micro: (_ for _ in ()).throw(Killed())  # type: ignore[method-assign]
+        task.batch = lambda *_: (_ for _ in ()).throw(Killed())  # type: ignore[method-assign]
         return task
 
     with pytest.raises(Killed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from partimento import commit
 from partimento.config import Config, parse
 from partimento.keyed import torch_generator
 from partimento.runs.checkpoint import step_name
-from partimento.training.task import Facts, Using
+from partimento.training.stages import settings_at
+from partimento.training.task import Sums, Total, Using, alone
 
 WIDTH, OUTPUTS = 16, 7
 
@@ -36,20 +38,41 @@ class ToyModule(nn.Module):
         return self.head(self.norm(x + torch.tanh(self.layer(x))))
 
 
+class ToyObjective(nn.Module):
+    def __init__(self, module: ToyModule) -> None:
+        super().__init__()
+        self.toy = module
+
+    def forward(self, ids: Tensor, targets: Tensor, spoilt: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = self.toy(ids).float()
+        total = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum")
+        tokens = (targets >= 0).sum().float()
+        return total * spoilt, {"tokens": tokens, "places": torch.ones_like(tokens) * targets.numel()}
+
+
 class ToyTask:
     """Items of one step are keyed by their place in the optimizer step, so batch and accumulate can be traded."""
 
     score = "loss"
-    item_frames = 1
 
-    def __init__(self, config: Config, device: torch.device, *, fingerprint: str = "toy", dropout: float = 0.1) -> None:
-        self.config, self.device = config, device
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        rank: int = 0,
+        world: int = 1,
+        *,
+        fingerprint: str = "toy",
+        dropout: float = 0.1,
+    ) -> None:
+        self.config, self.device, self.rank, self.world = config, device, rank, world
         self.module = ToyModule()
         self.module.dropout = dropout
+        self.objective = ToyObjective(self.module)
         self.identity = {"fingerprint": fingerprint}
         self.history: list[dict[str, Any]] = []
         self.description: dict[str, Any] = {"outputs": OUTPUTS}
-        self.spoil: set[int] = set()
+        self.spoil: dict[int, float] = {}
         self.started = 0
         self.evaluations = 0
 
@@ -64,27 +87,37 @@ class ToyTask:
         valid[0] = True
         return ids, torch.where(valid, targets, -1)
 
-    def batch(self, step: int, micro: int) -> tuple[int, Tensor, Tensor]:
-        size = self.config.optim.batch
-        first = (step * self.config.optim.accumulate + micro) * size
-        ids, targets = zip(*(self.item(first + place) for place in range(size)), strict=True)
-        return step, torch.stack(ids).to(self.device), torch.stack(targets).to(self.device)
+    def batch(self, step: int, micro: int, attempt: int = 0) -> tuple[int, Tensor, Tensor]:
+        stage = settings_at(self.config, step)
+        share = stage.batch // self.world
+        place = step + attempt * self.config.train.steps
+        first = (place * stage.accumulate + micro) * stage.batch + self.rank * share
+        ids, targets = zip(*(self.item(first + place) for place in range(share)), strict=True)
+        return step, torch.stack(ids), torch.stack(targets)
+
+    def inputs(self, batch: tuple[int, Tensor, Tensor]) -> tuple[Tensor, ...]:
+        step, ids, targets = batch
+        return ids.to(self.device), targets.to(self.device), torch.tensor(self.spoil.get(step, 1.0))
 
     def count(self, batch: tuple[int, Tensor, Tensor]) -> float:
         return int((batch[2] >= 0).sum())
 
-    def loss(self, batch: tuple[int, Tensor, Tensor]) -> tuple[Tensor, Facts]:
-        step, ids, targets = batch
-        logits = self.module(ids).float()
-        total = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum")
-        if step in self.spoil:
-            total = total * float("nan")
-        return total, {"share": (targets >= 0).float().mean()}
+    def frames(self, window: int) -> float:
+        return window
 
-    def after_step(self, step: int) -> None:
-        self.module.steps += 1
+    def figures(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        return {"share": sums["tokens"] / sums["places"]}
 
-    def evaluate(self) -> dict[str, Any]:
+    def after_step(self, step: int, bad: Tensor, sums: Sums) -> None:
+        self.module.steps += ~bad
+
+    def memory(self) -> dict[str, Tensor]:
+        return {}
+
+    def remember(self, tensors: Mapping[str, Tensor]) -> None:
+        assert not tensors
+
+    def evaluate(self, total: Total = alone) -> dict[str, Any]:
         assert not self.module.training and not torch.is_grad_enabled()
         self.evaluations += 1
         torch.rand(3)  # an evaluation that draws must not disturb the training

@@ -28,6 +28,7 @@ COMMANDS = {
     "pack": ("pack", "Inspect, verify, mend and measure packs."),
     "convert": ("convert", "Turn one NPQ or NPQ text file into another."),
     "tags": ("tags", "List tags, find missing prompts, rebuild lost ones."),
+    "plan": ("plan", "Say what a training will need: memory, hours, disk, and what each option costs."),
     "preflight": ("preflight", "Check a configuration before training; --overfit learns one clip by heart."),
     "train": ("train", "Train a model; resumes the run if it exists."),
     "sample": ("sample", "Let a trained run play."),

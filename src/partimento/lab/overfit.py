@@ -29,8 +29,8 @@ from partimento.tokens.pack import Pack
 from partimento.tokens.patterns import Pattern, window
 from partimento.tokens.spec import Specials
 from partimento.training import devices
-from partimento.training.optim import make_optimizer, step_unless
-from partimento.training.schedule import learning_rate
+from partimento.training.optim import Optimizers
+from partimento.training.schedule import shape
 from partimento.training.tasks.codes import decoder_config
 
 CANDIDATES = 32  # clips looked at, to take the most varied: a clip of silence is learned by any model
@@ -114,7 +114,7 @@ class _Attempt:
     def run(self, minutes: float, progress: Progress) -> OverfitResult:
         progress.stage("overfit", f"learning {self.clip_id} by heart: {self.codes_TK.size:,} codes must all come back")
         began = time.monotonic()
-        optimizer = make_optimizer(self.decoder, LEARNING)
+        optimizer = Optimizers(self.decoder, LEARNING)
         tries, next_try, mismatch = 0, 0, None
         while True:
             self._step(optimizer)
@@ -133,7 +133,7 @@ class _Attempt:
                     raise self._differs(self._result(spent, equal, mismatch))
                 raise self._not_learned(self._result(spent, 0.0, None), minutes)
 
-    def _step(self, optimizer: torch.optim.AdamW) -> None:
+    def _step(self, optimizer: Optimizers) -> None:
         """One step, and how many codes the argmax gets right while every earlier code is given."""
         targets_1SK = self.grid_1SK[:, 1:]
         logits_1SKV = self.decoder(self.grid_1SK[:, :-1], condition_BD=self._null())
@@ -146,8 +146,7 @@ class _Attempt:
         optimizer.zero_grad(set_to_none=True)
         mean.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), LEARNING.clip)
-        rate = learning_rate(self.steps, peak=LEARNING.lr, minimum=LEARNING.lr, warmup=LEARNING.warmup, steps=10**9)
-        step_unless(~torch.isfinite(norm), optimizer, rate)
+        optimizer.step(~torch.isfinite(norm), shape(self.steps, LEARNING, steps=10**9))
         self.loss = float(mean.detach())
         self.steps += 1
 

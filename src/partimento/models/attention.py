@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from partimento.models import causal
 from partimento.models.cache import KVCache
 from partimento.models.layers import RMSNorm, Rotary
 from partimento.models.linear import Linear
@@ -35,11 +36,14 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads, self.head_width, self.scale = heads, kv_heads, head_width, scale
         self.qkv = Linear(width, (heads + 2 * kv_heads) * head_width, bias=bias)
+        self.qkv.parts = (heads * head_width, kv_heads * head_width, kv_heads * head_width)
         self.out = Linear(heads * head_width, width, bias=bias)
         self.query_norm = None if qk_norm_eps is None else RMSNorm(head_width, qk_norm_eps)
         self.key_norm = None if qk_norm_eps is None else RMSNorm(head_width, qk_norm_eps)
 
-    def forward(self, x_BSD: Tensor, rotary: Rotary | None, start: int, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(
+        self, x_BSD: Tensor, rotary: Rotary | None, start: int | Tensor, cache: KVCache | None, layer: int
+    ) -> Tensor:
         batch, steps = x_BSD.shape[:2]
         heads = self.qkv(x_BSD).view(batch, steps, self.heads + 2 * self.kv_heads, self.head_width)
         turned, value = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
@@ -49,19 +53,19 @@ class SelfAttention(nn.Module):
         if rotary is not None:
             turned = rotary(turned, start)
         query, key = turned.split((self.heads, self.kv_heads), dim=2)
+        if cache is None and causal.suits(query, key):
+            scale = self.head_width**-0.5 if self.scale is None else self.scale
+            return self.out(causal.causal_attention(query, key, value, scale).flatten(2))
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        mask_SP = None
         if cache is not None:
-            key, value = cache.write(layer, key, value)
-        mask = None
-        if steps > 1 and key.shape[2] > steps:
-            # is_causal aligns queries to the first keys, which is wrong behind a cache: an explicit mask here.
-            mask = causal_mask(steps, key.shape[2], x_BSD.device)
+            key, value, mask_SP = cache.write(layer, key, value, start)
         mixed = functional.scaled_dot_product_attention(
             query,
             key,
             value,
-            attn_mask=mask,
-            is_causal=mask is None and steps > 1,
+            attn_mask=mask_SP,
+            is_causal=mask_SP is None and steps > 1,
             scale=self.scale,
             enable_gqa=self.kv_heads != self.heads,
         )
@@ -86,6 +90,7 @@ class CrossAttention(nn.Module):
         self.heads, self.kv_heads, self.head_width, self.scale = heads, kv_heads, head_width, scale
         self.query = Linear(width, heads * head_width, bias=bias)
         self.key_value = Linear(memory_width, 2 * kv_heads * head_width, bias=bias)
+        self.key_value.parts = (kv_heads * head_width, kv_heads * head_width)
         self.out = Linear(heads * head_width, width, bias=bias)
 
     def forward(self, x_BSD: Tensor, memory: tuple[Tensor, Tensor], mask_B11M: Tensor | None) -> Tensor:
@@ -132,8 +137,3 @@ class Memory:
 
     def silence_empty(self, mixed_BSD: Tensor) -> Tensor:
         return mixed_BSD if self.filled_B11 is None else mixed_BSD * self.filled_B11
-
-
-def causal_mask(steps: int, keys: int, device: torch.device) -> Tensor:
-    """[steps, keys] bool: the last `steps` queries over `keys` keys, True where a query may look (lower right)."""
-    return torch.ones(steps, keys, dtype=torch.bool, device=device).tril(keys - steps)

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from partimento.errors import PartimentoError
 from partimento.models.attention import CrossAttention, Memory, SelfAttention
-from partimento.models.cache import KVCache
+from partimento.models.cache import GrowingCache, KVCache, StaticCache
 from partimento.models.conditions import TagCondition
 from partimento.models.layers import AddedPositions, FeedForward, Rotary, check_positions, make_norm
 from partimento.models.linear import Linear
@@ -144,7 +144,7 @@ class Block(nn.Module):
         self.dropout = config.dropout
 
     def forward(
-        self, x_BSD: Tensor, rotary: Rotary | None, start: int, cache: KVCache | None, memory: Memory | None
+        self, x_BSD: Tensor, rotary: Rotary | None, start: int | Tensor, cache: KVCache | None, memory: Memory | None
     ) -> Tensor:
         x_BSD = x_BSD + self._drop(self.attention(self.attention_norm(x_BSD), rotary, start, cache, self.layer))
         if memory is not None and self.cross is not None and self.cross_norm is not None:
@@ -216,44 +216,58 @@ class CodeDecoder(nn.Module):
         Raises MODEL003 (id outside the table, checked on a CPU), MODEL004 (too many positions), MODEL005 (condition or
         memory given to a model without, or the reverse).
         """
-        start = start if cache is None else cache.length
         batch, steps, codebooks = grid_BSK.shape
-        self._check(grid_BSK, start, condition_BD, memory_BMD)
+        place = start if cache is None else cache.place(steps)
+        self._check(grid_BSK, place, condition_BD, memory_BMD)
         ids = (grid_BSK + self.offsets_K).view(-1, codebooks)
         x_BSD = functional.embedding_bag(ids, self.embedding, mode="sum").view(batch, steps, -1)
         if condition_BD is not None:
             x_BSD = x_BSD + condition_BD[:, None]
         if self.added is not None:
-            x_BSD = self.added(x_BSD, start)
+            x_BSD = self.added(x_BSD, place)
         if self.training and self.config.dropout:
             x_BSD = functional.dropout(x_BSD, self.config.dropout)
         memory = None if memory_BMD is None else Memory(memory_BMD, memory_mask_BM)
         for block in self.blocks:
-            x_BSD = block(x_BSD, self.rotary, start, cache, memory)
+            x_BSD = block(x_BSD, self.rotary, place, cache, memory)
         if cache is not None:
             cache.advance(steps)
         if last:
             x_BSD = x_BSD[:, -1:]
         return self.head(self.norm(x_BSD)).float().view(batch, -1, codebooks, self.config.outputs)
 
-    def make_cache(self, batch: int, positions: int) -> KVCache:
-        """An empty cache for `positions` rows, on the device and in the type of the weights."""
+    def make_cache(self, batch: int, positions: int, *, static: bool | None = None) -> KVCache:
+        """An empty cache for `positions` rows, on the device and in the type of the weights.
+
+        `static`: every step in one shape (see `cache`); by default everywhere but on a CPU.
+        """
         check_positions(0, positions, self.config.max_positions)
-        return KVCache(
+        device = self.embedding.device
+        kind = StaticCache if (device.type != "cpu" if static is None else static) else GrowingCache
+        return kind(
             layers=self.config.layers,
             batch=batch,
             kv_heads=self.config.kv_heads or self.config.heads,
             positions=positions,
             head_width=self.config.head,
             dtype=self.embedding.dtype,
-            device=self.embedding.device,
+            device=device,
         )
 
-    def _check(self, grid_BSK: Tensor, start: int, condition_BD: Tensor | None, memory_BMD: Tensor | None) -> None:
-        check_positions(start, grid_BSK.shape[1], self.config.max_positions)
+    def remember(self, cache: KVCache, memory_BMD: Tensor) -> None:
+        """Projects a memory into the cache before the first step, which would do it else (and be unlike the others)."""
+        for layer, block in enumerate(self.blocks):
+            assert isinstance(block, Block) and block.cross is not None  # else a memory is refused (MODEL005)
+            cache.memory[layer] = block.cross.project(memory_BMD)
+
+    def _check(
+        self, grid_BSK: Tensor, place: int | Tensor, condition_BD: Tensor | None, memory_BMD: Tensor | None
+    ) -> None:
+        if isinstance(place, int):
+            check_positions(place, grid_BSK.shape[1], self.config.max_positions)
         # In one table an id too large would read the next codebook's row, silently. (Elsewhere than on a CPU the look
-        # would wait for the device; there the batch is checked before it is sent.)
-        if grid_BSK.is_cpu:
+        # would wait for the device, and compiled code cannot look; there the batch is checked before it is sent.)
+        if grid_BSK.is_cpu and not torch.compiler.is_compiling():
             lowest, highest = grid_BSK.aminmax()
             if lowest < 0 or highest >= self.config.rows:
                 raise PartimentoError(

@@ -54,6 +54,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.gated = activation == "swiglu"
         self.up = Linear(width, feedforward * (2 if self.gated else 1), bias=bias)
+        self.up.parts = (feedforward, feedforward) if self.gated else None
         self.down = Linear(feedforward, width, bias=bias)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
@@ -95,10 +96,9 @@ class Rotary(nn.Module):
         # Signed, so that the rotation is x * cos + swap_halves(x) * sin.
         self.register_buffer("sine_PE", torch.cat([-angle.sin(), angle.sin()], dim=1).float(), persistent=False)
 
-    def forward(self, x_BSHE: Tensor, start: int) -> Tensor:
-        steps, width = x_BSHE.shape[1], x_BSHE.shape[3]
-        cosine = self.cosine_PE[start : start + steps, None]
-        sine = self.sine_PE[start : start + steps, None]
+    def forward(self, x_BSHE: Tensor, start: int | Tensor) -> Tensor:
+        rows, width = rows_from(start, x_BSHE.shape[1]), x_BSHE.shape[3]
+        cosine, sine = self.cosine_PE[rows, None], self.sine_PE[rows, None]
         return torch.addcmul(x_BSHE * cosine, x_BSHE.roll(width // 2, -1), sine).to(x_BSHE.dtype)
 
 
@@ -112,8 +112,13 @@ class AddedPositions(nn.Module):
         else:
             self.register_buffer("table_PD", sinusoidal_table(positions, width), persistent=False)
 
-    def forward(self, x_BSD: Tensor, start: int) -> Tensor:
-        return x_BSD + self.table_PD[start : start + x_BSD.shape[1]]
+    def forward(self, x_BSD: Tensor, start: int | Tensor) -> Tensor:
+        return x_BSD + self.table_PD[rows_from(start, x_BSD.shape[1])]
+
+
+def rows_from(start: int | Tensor, steps: int) -> slice | Tensor:
+    """Rows of a table of positions: from the first of them on, or at the positions [S] that a static cache gives."""
+    return slice(start, start + steps) if isinstance(start, int) else start
 
 
 def check_positions(start: int, steps: int, limit: int) -> None:

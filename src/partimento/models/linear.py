@@ -22,17 +22,19 @@ _SMALL = 2**19
 _SMALL_PACKED = 2**18
 
 # The operator that torch's own compiler emits for a linear layer on a CPU.
-_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class Linear(nn.Linear):
     """nn.Linear through `linear`; inside `packed` with weights laid out for decoding."""
 
     packed_weight: Tensor | None = None
+    parts: tuple[int, ...] | None = None
+    """Rows of each matrix where several are fused into this one: what treats matrices as such must not mix them."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.packed_weight is not None and x.numel() * self.out_features >= _SMALL_PACKED:
-            return _product(x, self.packed_weight, self.bias)
+            return onednn_product(x, self.packed_weight, self.bias)
         return linear(x, self.weight, self.bias)
 
 
@@ -42,14 +44,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         x.dtype == weight.dtype == torch.float32
         and x.is_cpu
         and x.numel() * weight.shape[0] >= _SMALL
-        and _HAS_ONEDNN
+        and HAS_ONEDNN
         and weight.is_contiguous()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     ):
         if torch.is_grad_enabled():
             return _OneDNNLinear.apply(x, weight, bias)
-        return _product(x, weight, bias)
+        return onednn_product(x, weight, bias)
     return functional.linear(x, weight, bias)
 
 
@@ -63,7 +65,7 @@ def packed(module: nn.Module, rows: int) -> Iterator[None]:
     try:
         for layer in layers:
             weight = layer.weight
-            if _HAS_ONEDNN and weight.is_cpu and weight.dtype == torch.float32:
+            if HAS_ONEDNN and weight.is_cpu and weight.dtype == torch.float32:
                 with torch.no_grad():
                     layer.packed_weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
         yield
@@ -72,7 +74,22 @@ def packed(module: nn.Module, rows: int) -> Iterator[None]:
             layer.packed_weight = None
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def product(a_NI: Tensor, b_OI: Tensor) -> Tensor:
+    """a @ b.T of two matrices, by the fastest way there is for their type and device. Not differentiable."""
+    if a_NI.dtype == torch.float32 and a_NI.is_cpu and len(a_NI) * b_OI.numel() >= _SMALL and HAS_ONEDNN:
+        return onednn_product(a_NI, b_OI, None)
+    return a_NI @ b_OI.t()
+
+
+def weight_product(gradient_NO: Tensor, x_NI: Tensor) -> Tensor:
+    """gradient.T @ x [O, I], the gradient of the weight of a linear layer. Not differentiable."""
+    if x_NI.dtype == torch.float32 and x_NI.is_cpu and gradient_NO.shape[1] * x_NI.numel() >= _SMALL and HAS_ONEDNN:
+        return _weight_gradient(gradient_NO, x_NI)
+    return gradient_NO.t() @ x_NI
+
+
+def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x @ weight.T + bias on a CPU. Not differentiable."""
     return torch.ops.mkldnn._linear_pointwise.default(x.contiguous(), weight, bias, "none", [], "")
 
 
@@ -80,7 +97,7 @@ class _OneDNNLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        return onednn_product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -91,7 +108,7 @@ class _OneDNNLinear(torch.autograd.Function):
         gradient_NO = upstream[0].reshape(-1, weight.shape[0]).contiguous()
         x_NI = x.reshape(-1, weight.shape[1]).contiguous()
         return (
-            _product(gradient_NO, weight.t(), None).view(x.shape) if needs_x else None,
+            onednn_product(gradient_NO, weight.t(), None).view(x.shape) if needs_x else None,
             _weight_gradient(gradient_NO, x_NI) if needs_weight else None,
             gradient_NO.sum(0) if needs_bias else None,
         )
@@ -100,5 +117,5 @@ class _OneDNNLinear(torch.autograd.Function):
 def _weight_gradient(gradient_NO: Tensor, x_NI: Tensor) -> Tensor:
     """gradient.T @ x. The first factor is copied when it is transposed, so the narrower of the two is put there."""
     if gradient_NO.shape[1] > x_NI.shape[1]:
-        return _product(x_NI.t(), gradient_NO.t(), None).t().contiguous()
-    return _product(gradient_NO.t(), x_NI.t(), None)
+        return onednn_product(x_NI.t(), gradient_NO.t(), None).t().contiguous()
+    return onednn_product(gradient_NO.t(), x_NI.t(), None)

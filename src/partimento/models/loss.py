@@ -4,7 +4,10 @@ Valid targets are the codes (ids below the cardinality) and, where the model has
 the cardinality). BOS and PAD have no logit and are not counted. Everything is a sum, never a mean: over micro-batches
 and devices sums add up, and a mean of means would weigh short windows more.
 
-Shapes: B batch, S grid steps, K codebooks, V outputs, N = B * S * K.
+`code_loss` takes logits. `head_loss` takes what the heads read and never holds the logits of more than one codebook:
+it is what training runs on. Both are the same function of their inputs.
+
+Shapes: B batch, S grid steps, K codebooks, V outputs, D width, N = B * S (head_loss) or B * S * K (code_loss).
 """
 
 from __future__ import annotations
@@ -14,22 +17,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-# Rows of logits at a time on a CPU: the log-probabilities of a chunk stay in cache and are never written to memory,
-# which halves the time of the loss. Larger chunks cost less in thread barriers, smaller ones stay nearer.
-_CPU_ROWS = 2048
+from partimento.models.linear import product, weight_product
+
+# Rows of logits at a time on a CPU: what is computed from a chunk stays in cache and is never written to memory.
+_CPU_ROWS = 256
 
 
 @dataclass(frozen=True)
 class CodeLoss:
     """Sums in nats, as float32 tensors on the device of the logits (reading one waits for the device).
 
-    total         sum over valid targets of weight * cross entropy; `total / count` is the loss to differentiate
+    total         what training minimises: the sum over valid targets of weight * (cross entropy against the smoothed
+                  target + z_loss * logsumexp**2)
     count         sum over valid targets of weight (without weights: how many there are)
-    code_sum_K    per codebook, sum of the unweighted cross entropy of real codes (no EOS)
+    code_sum_K    per codebook, sum of the plain cross entropy of real codes (no EOS, no weight, no smoothing, no z)
     code_count_K  per codebook, number of real codes
-    eos_sum       sum of the unweighted cross entropy of EOS targets, all codebooks together
+    eos_sum       sum of the plain cross entropy of EOS targets, all codebooks together
     eos_count     number of EOS targets
     """
 
@@ -42,28 +48,71 @@ class CodeLoss:
 
 
 def code_loss(
-    logits_BSKV: Tensor, targets_BSK: Tensor, cardinality: int, *, weights_K: Tensor | None = None
+    logits_BSKV: Tensor,
+    targets_BSK: Tensor,
+    cardinality: int,
+    *,
+    weights_K: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
 ) -> CodeLoss:
     """The loss of every target, summed in the ways that training and reports need.
 
-    The softmax runs over all V outputs (V = cardinality, or cardinality + 1 with EOS). Only `total` carries a gradient.
+    The softmax runs over all V outputs (V = cardinality, or cardinality + 1 with EOS). Only `total` carries a gradient,
+    and only `total` knows the three options: `label_smoothing` (share of the target's mass that is spread over all V
+    outputs, as in functional.cross_entropy), `z_loss` (PaLM, Chowdhery et al. 2022, section 5) and `weights_K`.
     """
     outputs = logits_BSKV.shape[-1]
-    ce_BSK = TokenCrossEntropy.apply(logits_BSKV.reshape(-1, outputs), targets_BSK.reshape(-1)).view(targets_BSK.shape)
-    plain_BSK = ce_BSK.detach()
-    code_BSK = (targets_BSK < cardinality).float()
-    eos_BSK = ((targets_BSK >= cardinality) & (targets_BSK < outputs)).float()
-    weight_BSK = code_BSK + eos_BSK
-    if weights_K is not None:
-        weight_BSK = weight_BSK * weights_K.to(weight_BSK)
-    return CodeLoss(
-        total=(ce_BSK * weight_BSK).sum(),
-        count=weight_BSK.sum(),
-        code_sum_K=(plain_BSK * code_BSK).sum((0, 1)),
-        code_count_K=code_BSK.sum((0, 1)),
-        eos_sum=(plain_BSK * eos_BSK).sum(),
-        eos_count=eos_BSK.sum(),
+    masks = _Masks(targets_BSK, cardinality, outputs, weights_K)
+    logits_NV, targets_N = logits_BSKV.reshape(-1, outputs), targets_BSK.reshape(-1)
+    if _chunked(logits_BSKV):
+        total, ce_N = _TokenLoss.apply(logits_NV, targets_N, masks.weight_BSK.reshape(-1), label_smoothing, z_loss)
+    else:
+        loss_N, ce_N = _token_loss(logits_NV, targets_N, label_smoothing, z_loss)
+        total = (loss_N * masks.weight_BSK.reshape(-1)).sum()
+    return masks.sums(total, ce_N.detach().view(targets_BSK.shape))
+
+
+def head_loss(
+    x_BSD: Tensor,
+    weight: Tensor,
+    targets_BSK: Tensor,
+    cardinality: int,
+    *,
+    weights_K: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> CodeLoss:
+    """`code_loss` of the logits x @ weight.T, where `weight` [K * V, D] holds the K heads one after the other.
+
+    The gradient is computed in the forward pass, one codebook at a time, so that of B * S * K * V logits only a K-th
+    ever exists, and that in cache on a CPU (the idea of Liger's fused linear cross entropy, Hsu et al. 2024, with
+    codebooks as chunks: the gradient of a head is complete after one product). Under autocast the products are in its
+    type, as those of a linear layer, and the softmax in float32. Differentiable once.
+    """
+    codebooks = targets_BSK.shape[-1]
+    outputs = len(weight) // codebooks
+    if not _chunked(x_BSD):
+        logits_BSKV = functional.linear(x_BSD, weight).float().unflatten(-1, (codebooks, outputs))
+        return code_loss(
+            logits_BSKV,
+            targets_BSK,
+            cardinality,
+            weights_K=weights_K,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+        )
+    masks = _Masks(targets_BSK, cardinality, outputs, weights_K)
+    total, ce_NK = _HeadLoss.apply(
+        x_BSD.flatten(0, 1),
+        weight,
+        targets_BSK.flatten(0, 1),
+        masks.weight_BSK.flatten(0, 1),
+        label_smoothing,
+        z_loss,
+        torch.is_grad_enabled() and (x_BSD.requires_grad or weight.requires_grad),
     )
+    return masks.sums(total, ce_NK.detach().view(targets_BSK.shape))
 
 
 def code_entropy(logits: Tensor, cardinality: int) -> Tensor:
@@ -72,40 +121,171 @@ def code_entropy(logits: Tensor, cardinality: int) -> Tensor:
     return -(log_p.exp() * log_p).sum(dim=-1)
 
 
-class TokenCrossEntropy(torch.autograd.Function):
-    """Cross entropy [N] in nats of logits [N, V] for targets [N]; 0 with no gradient where target >= V.
+class _Masks:
+    """Which targets are codes and which EOS, as float32, and what each weighs."""
 
-    Equal to functional.cross_entropy(reduction="none"), without its [N, V] intermediates: the backward pass computes
-    the softmax again, chunk by chunk, straight into the gradient.
+    def __init__(self, targets_BSK: Tensor, cardinality: int, outputs: int, weights_K: Tensor | None) -> None:
+        self.code_BSK = (targets_BSK < cardinality).float()
+        self.eos_BSK = ((targets_BSK >= cardinality) & (targets_BSK < outputs)).float()
+        self.weight_BSK = self.code_BSK + self.eos_BSK
+        if weights_K is not None:
+            self.weight_BSK = self.weight_BSK * weights_K.detach().to(self.weight_BSK)
+
+    def sums(self, total: Tensor, ce_BSK: Tensor) -> CodeLoss:
+        return CodeLoss(
+            total=total,
+            count=self.weight_BSK.sum(),
+            code_sum_K=(ce_BSK * self.code_BSK).sum((0, 1)),
+            code_count_K=self.code_BSK.sum((0, 1)),
+            eos_sum=(ce_BSK * self.eos_BSK).sum(),
+            eos_count=self.eos_BSK.sum(),
+        )
+
+
+def _chunked(x: Tensor) -> bool:
+    """Whether our own backward pass serves: not where a compiler sees the whole and fuses it (inductor, XLA)."""
+    return x.device.type in ("cpu", "cuda", "mps") and not torch.compiler.is_compiling()
+
+
+def _token_loss(logits_NV: Tensor, targets_N: Tensor, smoothing: float, z_loss: float) -> tuple[Tensor, Tensor]:
+    """(what is minimised, plain cross entropy), both [N]; 0 where target >= V. Ordinary differentiable operations."""
+    outputs = logits_NV.shape[-1]
+    valid_N = targets_N < outputs
+    index_N1 = targets_N.clamp(max=outputs - 1)[:, None]
+    logits_NV = logits_NV.double() if logits_NV.dtype == torch.float64 else logits_NV.float()
+    log_p = functional.log_softmax(logits_NV, dim=-1)
+    ce_N = -log_p.gather(1, index_N1)[:, 0]
+    loss_N = ce_N
+    if smoothing:
+        loss_N = (1 - smoothing) * ce_N - smoothing * log_p.mean(-1)
+    if z_loss:
+        loss_N = loss_N + z_loss * torch.logsumexp(logits_NV, -1).square()
+    return loss_N.where(valid_N, 0.0), ce_N.where(valid_N, 0.0)
+
+
+def _chunk_loss(
+    logits_RV: Tensor,
+    targets_R: Tensor,
+    weight_R: Tensor,
+    smoothing: float,
+    z_loss: float,
+    gradient_RV: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """(weighted loss, plain cross entropy) [R] of a chunk, and d(sum of the loss) / d(logits) into `gradient_RV`.
+
+    One exponential per logit: with m the largest logit, the largest probability is 1 / sum(exp(l - m)), so that
+    logsumexp = m - log(max p). `gradient_RV` may be `logits_RV` itself.
+    """
+    outputs = logits_RV.shape[-1]
+    valid_R = targets_R < outputs
+    weight_R = weight_R.to(torch.promote_types(logits_RV.dtype, torch.float32))
+    wide_RV = logits_RV.to(weight_R.dtype)
+    p_RV = torch.softmax(wide_RV, dim=-1)
+    top_R, log_sum_R = wide_RV.amax(-1), p_RV.amax(-1).log().neg()
+    index_R1 = targets_R.clamp(max=outputs - 1)[:, None]  # a negative target fails in gather
+    ce_R = (top_R - wide_RV.gather(1, index_R1)[:, 0] + log_sum_R).where(valid_R, 0.0)
+    loss_R = ce_R
+    if smoothing:
+        loss_R = (1 - smoothing) * ce_R + smoothing * (top_R - wide_RV.mean(-1) + log_sum_R)
+    if z_loss:
+        loss_R = loss_R + z_loss * (top_R + log_sum_R).square()
+    # Where the target is not valid the weight is 0, which silences what smoothing and z-loss say there.
+    if gradient_RV is not None:
+        if z_loss:
+            p_RV.mul_((1 + 2 * z_loss * (top_R + log_sum_R))[:, None])
+        p_RV.scatter_add_(1, index_R1, p_RV.new_full((1, 1), smoothing - 1.0).expand(len(p_RV), 1))
+        if smoothing:
+            p_RV.sub_(smoothing / outputs)
+        torch.mul(p_RV, weight_R[:, None], out=p_RV if gradient_RV.dtype != p_RV.dtype else gradient_RV)
+        if gradient_RV.dtype != p_RV.dtype:
+            gradient_RV.copy_(p_RV)
+    return loss_R * weight_R, ce_R
+
+
+def _chunks(rows: int, is_cpu: bool) -> list[slice]:
+    size = _CPU_ROWS if is_cpu else max(1, rows)
+    return [slice(first, first + size) for first in range(0, rows, size)]
+
+
+class _TokenLoss(torch.autograd.Function):
+    """(weighted sum of the loss, plain cross entropy [N]) of logits [N, V], without further [N, V] intermediates.
+
+    The backward pass computes the softmax again, chunk by chunk, straight into the gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
-        ctx.save_for_backward(logits_NV, targets_N)
-        outputs = logits_NV.shape[-1]
-        ce_N = logits_NV.new_empty(len(logits_NV))
-        for rows in _chunks(logits_NV):
-            log_p = functional.log_softmax(logits_NV[rows], dim=-1)
-            index = targets_N[rows, None].clamp(max=outputs - 1)  # a negative target fails in gather
-            ce_N[rows] = log_p.gather(1, index)[:, 0]
-        return ce_N.neg_().masked_fill_(targets_N >= outputs, 0.0)
+    def forward(
+        ctx: Any, logits_NV: Tensor, targets_N: Tensor, weight_N: Tensor, smoothing: float, z_loss: float
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(logits_NV, targets_N, weight_N)
+        ctx.options = smoothing, z_loss
+        parts = [
+            _chunk_loss(logits_NV[rows], targets_N[rows], weight_N[rows], smoothing, z_loss, None)
+            for rows in _chunks(len(logits_NV), logits_NV.is_cpu)
+        ]
+        loss_N, ce_N = (torch.cat(part) for part in zip(*parts, strict=True))
+        ctx.mark_non_differentiable(ce_N)
+        return loss_N.sum(), ce_N
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
-        logits_NV, targets_N = ctx.saved_tensors
-        outputs = logits_NV.shape[-1]
-        scale_N = upstream[0].masked_fill(targets_N >= outputs, 0.0)
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        logits_NV, targets_N, weight_N = ctx.saved_tensors
         gradient_NV = torch.empty_like(logits_NV)
-        for rows in _chunks(logits_NV):
-            part = gradient_NV[rows]
-            torch.softmax(logits_NV[rows], dim=-1, out=part)
-            index = targets_N[rows, None].clamp(max=outputs - 1)
-            part.scatter_add_(1, index, part.new_full((1, 1), -1.0).expand(len(part), 1))
-            part.mul_(scale_N[rows, None])
-        return gradient_NV, None
+        scaled_N = weight_N * upstream[0]
+        for rows in _chunks(len(logits_NV), logits_NV.is_cpu):
+            _chunk_loss(logits_NV[rows], targets_N[rows], scaled_N[rows], *ctx.options, gradient_NV[rows])
+        return gradient_NV, None, None, None, None
 
 
-def _chunks(logits_NV: Tensor) -> list[slice]:
-    total = len(logits_NV)
-    size = _CPU_ROWS if logits_NV.is_cpu else max(1, total)
-    return [slice(first, first + size) for first in range(0, total, size)]
+class _HeadLoss(torch.autograd.Function):
+    """(weighted sum of the loss, plain cross entropy [N, K]) of x [N, D] and heads [K * V, D]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_ND: Tensor,
+        weight: Tensor,
+        targets_NK: Tensor,
+        weight_NK: Tensor,
+        smoothing: float,
+        z_loss: float,
+        training: bool,
+    ) -> tuple[Tensor, Tensor]:
+        device = x_ND.device.type
+        narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_ND.dtype
+        rows, codebooks = targets_NK.shape
+        x, heads_KVD = x_ND.to(narrow), weight.to(narrow).unflatten(0, (codebooks, -1))
+        wide = torch.promote_types(narrow, torch.float32)
+        d_x = torch.zeros_like(x_ND, dtype=wide) if training else None
+        d_heads = torch.empty_like(heads_KVD, dtype=weight.dtype) if training else None
+        losses, ces = [], []
+        with torch.autocast(device, enabled=False):
+            for book, head_VD in enumerate(heads_KVD):
+                logits_NV = product(x, head_VD)
+                for part in _chunks(rows, x.is_cpu):
+                    chunk_RV = logits_NV[part]
+                    loss_R, ce_R = _chunk_loss(
+                        chunk_RV,
+                        targets_NK[part, book],
+                        weight_NK[part, book],
+                        smoothing,
+                        z_loss,
+                        chunk_RV if training else None,
+                    )
+                    losses.append(loss_R)
+                    ces.append(ce_R)
+                if d_x is not None and d_heads is not None:
+                    d_x += product(logits_NV, head_VD.t())
+                    d_heads[book] = weight_product(logits_NV, x)
+        ce_NK = torch.cat(ces).view(codebooks, rows).t()
+        if d_x is not None and d_heads is not None:
+            ctx.save_for_backward(d_x.to(x_ND.dtype), d_heads.flatten(0, 1))
+        ctx.mark_non_differentiable(ce_NK)
+        return torch.cat(losses).sum(), ce_NK
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        d_x, d_weight = ctx.saved_tensors
+        return d_x * upstream[0], d_weight * upstream[0], None, None, None, None, None

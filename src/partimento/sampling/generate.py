@@ -8,7 +8,7 @@ Shapes: B items, T frames, S grid steps, K codebooks, V outputs, D condition wid
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from partimento.errors import PartimentoError
 from partimento.models.decoder import CodeDecoder
 from partimento.models.linear import packed
-from partimento.models.loss import code_entropy
 from partimento.progress import Progress, Quiet
-from partimento.sampling.guidance import check_guidance, guide
-from partimento.sampling.rules import Noise, Rules, draw
+from partimento.sampling.guidance import Told, check_guidance
+from partimento.sampling.row import write_row
+from partimento.sampling.rules import Noise, Rules
 from partimento.sampling.sheet import Sheet
+from partimento.sampling.static import StaticSteps, write_static
 from partimento.tokens.patterns import Pattern
 from partimento.tokens.spec import Specials
 
@@ -57,8 +58,13 @@ def generate(
     prompt_BTK: Tensor | None = None,
     condition_BD: Tensor | None = None,
     null_BD: Tensor | None = None,
+    memory_BMD: Tensor | None = None,
+    memory_mask_BM: Tensor | None = None,
+    null_memory_BMD: Tensor | None = None,
+    null_memory_mask_BM: Tensor | None = None,
     guidance: float = 1.0,
     stop_at_eos: bool = True,
+    static: bool | None = None,
     progress: Progress | None = None,
 ) -> list[Played]:
     """Plays one item for each seed, `frames` frames each with the prompt counted, fewer if an item ends before.
@@ -66,10 +72,16 @@ def generate(
     `context` is the number of rows (input steps) of a training window. Noise belongs to (seed, grid step), so an item
     does not depend on the others of its batch, a shorter result is the beginning of a longer one, and continuing a
     beginning with its own seed gives the same music (all up to the rounding of matrix products).
+
+    The memory is what cross attention reads, and the null memory what it reads for the other side of the guidance
+    (without one: nothing, as an item whose text was dropped in training). With `static` every step is one and the same
+    program (see `static`; None: everywhere but on a CPU); what is played does not depend on it.
     Raises SAMPLE001 (frames, context or prompt impossible), SAMPLE002 (guidance without a null), SAMPLE003 (the
     specials are not the model's), TOKEN002 (a prompt id is not a code).
     """
-    check_guidance(guidance, condition_BD, null_BD)
+    told = Told(condition_BD, memory_BMD, memory_mask_BM)
+    null = Told(null_BD, null_memory_BMD, null_memory_mask_BM)
+    check_guidance(guidance, told, null)
     cardinality = _check_specials(decoder, specials)
     device = decoder.embedding.device
     prompt_BTK = _check_request(pattern, frames, seeds, context, prompt_BTK, cardinality, decoder)
@@ -83,12 +95,21 @@ def generate(
         device=device,
     )
     if guidance != 1:
-        assert condition_BD is not None and null_BD is not None  # checked above
-        condition_BD = torch.cat([condition_BD, null_BD])
-    rows = len(seeds) * (1 if guidance == 1 else 2)
-    with torch.inference_mode(), _evaluating(decoder), packed(decoder, rows):
+        told = told.followed_by(null)
+    copies = 1 if guidance == 1 else 2
+    if static is None:
+        static = device.type != "cpu"
+    gradless = torch.no_grad() if static else torch.inference_mode()  # XLA has no inference mode
+    with gradless, _evaluating(decoder), packed(decoder, len(seeds) * copies):
         noise = Noise(seeds, pattern.codebooks, device)
-        entropy_SBK = _write_all(decoder, sheet, rules, noise, context, condition_BD, guidance, progress or Quiet())
+        look = _Looks(sheet, progress or Quiet())
+        if static:
+            starts = window_starts(sheet.first, sheet.steps, context)
+            steps = StaticSteps(decoder, sheet, rules, noise, told, starts=starts, context=context, guidance=guidance)
+            entropy_SBK = write_static(steps, look)
+        else:
+            entropy_SBK = _write_all(decoder, sheet, rules, noise, told, context, guidance, look)
+        look.over()
     # Copies made outside of inference mode, so that the codes may also be trained on.
     return [_played(sheet, item, entropy_SBK[:, item].clone()) for item in range(len(seeds))]
 
@@ -98,16 +119,19 @@ def _write_all(
     sheet: Sheet,
     rules: Rules,
     noise: Noise,
+    told: Told,
     context: int,
-    condition_BD: Tensor | None,
     guidance: float,
-    progress: Progress,
+    look: Callable[[int], bool],
 ) -> Tensor:
-    """Draws every free row of the sheet in turn; the entropies_SBK of what was drawn from."""
-    guided = guidance != 1
-    items, cardinality = len(sheet.end_B), sheet.cardinality
+    """Draws every free row of the sheet in turn; the entropies_SBK of what was drawn from.
+
+    For a CPU, where the work counts and not the number of programs: rows without a draw are fed with the next one, and
+    attention reads the filled part of the cache only.
+    """
+    copies = 1 if guidance == 1 else 2
     entropy_SBK = torch.zeros(sheet.grid_BSK.transpose(0, 1).shape, device=sheet.grid_BSK.device)
-    cache = decoder.make_cache(items * (1 + guided), min(context, sheet.steps))
+    cache = decoder.make_cache(len(sheet.end_B) * copies, min(context, sheet.steps), static=False)
     start = fed = window_start(sheet.first, context)
     for step in range(sheet.first, sheet.steps):
         if not sheet.some_free[step]:
@@ -115,23 +139,29 @@ def _write_all(
         if (begin := window_start(step, context)) != start:
             start = fed = begin
             cache.reset()
-        rows_BSK = sheet.grid_BSK[:, fed:step]
-        if guided:
-            rows_BSK = rows_BSK.repeat(2, 1, 1)
-        logits_BKV = decoder(rows_BSK, condition_BD=condition_BD, cache=cache, last=True)[:, -1]
+        rows_BSK = sheet.grid_BSK[:, fed:step].repeat(copies, 1, 1)
+        logits_BKV = decoder(rows_BSK, cache=cache, last=True, **told.arguments())[:, -1]
         fed = step
-        if guided:
-            conditional_BKV, null_BKV = logits_BKV.chunk(2)
-            logits_BKV = guide(conditional_BKV, null_BKV, guidance)
-        entropy_SBK[step] = code_entropy(logits_BKV, cardinality)
-        sheet.ban(logits_BKV, step)
-        sheet.write(step, draw(logits_BKV, rules, noise.at(step)))
-        if step % _LOOK == 0:
-            progress.update(step, sheet.steps)
-            if sheet.finished(step + 1):
-                break
-    progress.update(sheet.steps, sheet.steps)
+        entropy_SBK[step] = write_row(sheet, step, logits_BKV, rules, noise.at(step), guidance)
+        if look(step):
+            break
     return entropy_SBK
+
+
+class _Looks:
+    """Called after every step: at some of them tells the progress, and whether all items have ended."""
+
+    def __init__(self, sheet: Sheet, progress: Progress) -> None:
+        self.sheet, self.progress = sheet, progress
+
+    def __call__(self, step: int) -> bool:
+        if step % _LOOK:
+            return False
+        self.progress.update(step, self.sheet.steps)
+        return self.sheet.finished(step + 1)
+
+    def over(self) -> None:
+        self.progress.update(self.sheet.steps, self.sheet.steps)
 
 
 def window_start(step: int, context: int) -> int:
@@ -144,6 +174,12 @@ def window_start(step: int, context: int) -> int:
         return 0
     slide = context + 1 - max(1, context // 2)
     return ((step - context - 1) // slide + 1) * slide
+
+
+def window_starts(first: int, steps: int, context: int) -> dict[int, int]:
+    """{step: first row of its window} for step `first` and every later one below `steps` at which a window starts."""
+    begins = {step: window_start(step, context) for step in range(first, steps)}
+    return {step: begin for step, begin in begins.items() if begin != begins.get(step - 1)}
 
 
 def _played(sheet: Sheet, item: int, entropy_SK: Tensor) -> Played:

@@ -71,7 +71,7 @@ def probabilities(logits: Tensor, rules: Rules) -> Tensor:
 
 def _descending(values: Tensor) -> Tensor:
     """The last dimension from large to small. On a CPU numpy's vectorised sort is ten times faster than torch's."""
-    if values.is_cpu:
+    if values.is_cpu and not torch.compiler.is_compiling():
         return torch.from_numpy(np.sort(values.numpy(), axis=-1)[..., ::-1].copy())
     return values.sort(dim=-1, descending=True).values
 
@@ -85,8 +85,9 @@ def draw(logits_BKV: Tensor, rules: Rules, uniform_BK: Tensor) -> Tensor:
         return logits_BKV.argmax(dim=-1)
     up_to_BKV = probabilities(logits_BKV, rules).cumsum(dim=-1)
     at_BK1 = uniform_BK[..., None] * up_to_BKV[..., -1:]
-    # right=True: the first id whose sum exceeds the number, so that an id of probability 0 is never drawn.
-    return torch.searchsorted(up_to_BKV, at_BK1, right=True)[..., 0]
+    # The first id whose sum exceeds the number, so that an id of probability 0 is never drawn. (XLA can count, and not
+    # search.)
+    return (up_to_BKV <= at_BK1).sum(dim=-1)
 
 
 class Noise:
@@ -109,3 +110,7 @@ class Noise:
             self._block_NBK = torch.stack(items, dim=1).clamp_(max=1 - 2**-23).to(self.device)
             self._number = number
         return self._block_NBK[row]
+
+    def table(self, steps: int) -> Tensor:
+        """[steps, B, K]: `at` every step below `steps`, for who may not ask the host at each."""
+        return torch.stack([self.at(step) for step in range(steps)])

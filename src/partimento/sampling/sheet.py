@@ -19,7 +19,7 @@ _UNENDED = NO_FRAME - 1  # an end later than any frame, and not the mark of a pl
 
 
 class Sheet:
-    """grid_BSK on the device, with rows before `first` given whole.
+    """grid_BSK on the device, with rows before `first` given whole. A step is a number, or a tensor [1] that holds it.
 
     `stops`: EOS may be drawn in book 0, from the second frame on (no clip is empty); then the item's frames end there,
     and its later places become EOS and PAD, staggered as in training.
@@ -43,9 +43,9 @@ class Sheet:
         free_SK = (frame_SK >= self.prompt_frames) & (frame_SK != NO_FRAME)
         self.first = int(free_SK.any(axis=1).argmax())
         self.some_free: list[bool] = free_SK.any(axis=1).tolist()
-        self.all_free: list[bool] = free_SK.all(axis=1).tolist()
-        # May book 0 end at this step? (Also false where the prompt holds it.)
-        self.may_end: list[bool] = (stops & free_SK[:, 0] & (frame_SK[:, 0] > 0)).tolist()
+        # EOS may be drawn in book 0 alone, and not where the prompt holds it.
+        never_SK = np.ones_like(free_SK)
+        never_SK[:, 0] = ~(stops & free_SK[:, 0] & (frame_SK[:, 0] > 0))
         rows = [
             window(
                 lambda first, last, codes=codes_TK: codes[first:last],  # type: ignore[misc]
@@ -61,27 +61,27 @@ class Sheet:
         self.grid_BSK = torch.from_numpy(np.stack(rows)).to(device)
         self.free_SK = torch.from_numpy(free_SK).to(device)
         self.frame_SK = torch.from_numpy(frame_SK.copy()).to(device)
+        self.never_SK = torch.from_numpy(never_SK).to(device)
         self.end_B = torch.full((len(rows),), _UNENDED, dtype=torch.int64, device=device)
 
-    def ban(self, logits_BKV: Tensor, step: int) -> None:
+    def ban(self, logits_BKV: Tensor, step: int | Tensor) -> None:
         """Takes EOS out, in place, wherever it may not be drawn at this step."""
         if self.specials.eos is not None:
-            logits_BKV[:, 1 if self.may_end[step] else 0 :, self.specials.eos] = -torch.inf
+            logits_BKV[..., self.specials.eos].masked_fill_(self.never_SK[step], -torch.inf)
 
-    def write(self, step: int, drawn_BK: Tensor) -> None:
+    def write(self, step: int | Tensor, drawn_BK: Tensor) -> None:
         """Puts drawn ids on the free places of one row; an EOS in book 0 ends its item."""
-        row_BK = self.grid_BSK[:, step]
-        if not self.all_free[step]:
-            drawn_BK = torch.where(self.free_SK[step], drawn_BK, row_BK)
+        row_BK = self.grid_BSK[:, step].view(drawn_BK.shape)
+        drawn_BK = torch.where(self.free_SK[step], drawn_BK, row_BK)
         if self.stops:
             assert self.specials.eos is not None
-            frame_K = self.frame_SK[step]
+            frame_K = self.frame_SK[step].view(-1)
             ends_B = (drawn_BK[:, 0] == self.specials.eos) & (self.end_B == _UNENDED)
-            self.end_B = torch.where(ends_B, frame_K[0], self.end_B)
+            self.end_B.copy_(torch.where(ends_B, frame_K[0], self.end_B))
             end_B1 = self.end_B[:, None]
             drawn_BK = drawn_BK.masked_fill(frame_K == end_B1, self.specials.eos)
             drawn_BK = drawn_BK.masked_fill(frame_K > end_B1, self.specials.pad)
-        row_BK.copy_(drawn_BK)
+        self.grid_BSK[:, step] = drawn_BK if isinstance(step, int) else drawn_BK[:, None]
 
     def finished(self, written: int) -> bool:
         """Whether `written` rows hold all frames of all items. Waits for the device."""

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from partimento import commit
 from partimento.audio import files
 from partimento.codecs.codec import Codec, decode_whole
 from partimento.config import RvqConfig
+from partimento.models.decoder import CodeDecoder
 from partimento.runs.checkpoint import step_name
 from partimento.sampling import probe
 from partimento.sampling.generate import Played
@@ -91,8 +93,8 @@ class Demos:
         entries = []
         for weights, temperature in plan:
             seeds = demo.seeds if temperature > 0 else demo.seeds[:1]  # greedy is the same for every seed
-            with using(weights):
-                items = self.player.play(
+            with using(weights) as module:
+                items = replace(self.player, decoder=cast(CodeDecoder, module)).play(
                     frames=self._frames(demo.seconds), seeds=seeds, rules=self._rules(temperature), tags=demo.tags
                 )
             for seed, played in zip(seeds, items, strict=True):
@@ -108,8 +110,8 @@ class Demos:
         prompt_TK = torch.from_numpy(self.pack.read(self.clip, 0, prompt).astype(np.int64))
         tags = [tag for tag in self.pack.clips.tags[self.clip] if tag in self.player.tags]
         seed = demo.seeds[0]
-        with using(weights):
-            (played,) = self.player.play(
+        with using(weights) as module:
+            (played,) = replace(self.player, decoder=cast(CodeDecoder, module)).play(
                 frames=prompt + self._frames(demo.seconds),
                 seeds=[seed],
                 rules=self._rules(temperature),

@@ -1,19 +1,19 @@
-"""The training loop: one for all families.
+"""The training loop: one for all families, for one device and many.
 
-`train` opens the run and looks after its ends; `_loop` is the training itself, to be read from top to bottom. What is
-around the steps (beginning, logging, judging, saving) is in `session`, what is saved in `state`.
+`train` opens the run and looks after its ends. `train_step` is one optimizer step, `_loop` the training itself: both
+are to be read from top to bottom. What is around the steps (beginning, logging, judging, saving) is in `session`, what
+is saved in `state`.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from partimento.config import Config
 from partimento.errors import PartimentoError
@@ -21,15 +21,19 @@ from partimento.keyed import key
 from partimento.progress import Progress, Quiet
 from partimento.runs.run import Run, resume_command
 from partimento.training import devices
-from partimento.training.optim import step_unless
-from partimento.training.schedule import learning_rate
+from partimento.training.feed import Feed
+from partimento.training.optim import clip_global_, total_norm
+from partimento.training.parallel import Parallel
+from partimento.training.schedule import shape
 from partimento.training.session import Session
-from partimento.training.state import check_config
+from partimento.training.stages import settings_at
+from partimento.training.state import State, check_config
 from partimento.training.stop import Stop
 from partimento.training.task import Task
 from partimento.training.tasks import make_task as task_of_family
 
-MakeTask = Callable[[Config, torch.device], Task]
+MakeTask = Callable[..., Task]  # (config, device, rank, world)
+LAST = ("finished", "max_minutes", "stopped early")  # endings that are judged and played, unlike "interrupted"
 
 
 def train(
@@ -44,37 +48,57 @@ def train(
 ) -> Run:
     """Train a new run, or go on with the run of id `run` if it exists below `runs`.
 
-    Ends at `train.steps` or after `train.max_minutes`, saved either way. Raises SYS003 on Ctrl-C or SIGTERM (saved;
-    `next` is the command that goes on), SYS002 (disk), TRAIN001 and TRAIN002 (a resume with another configuration or
-    other data), TRAIN003 (checkpoint and model differ), TRAIN004 (no finite step any more), TRAIN005 (device), TRAIN006
-    (a step without one valid token), RUN002, RUN003, RUN004, CKPT002, and what the data of the family raises.
+    Under torchrun or Slurm every process calls this, and the run is one. Ends at `train.steps`, after
+    `train.max_minutes`, or where `guard` says so, saved in each case.
+
+    Raises SYS003 on Ctrl-C or SIGTERM (saved; `next` is the command that goes on), SYS002 (disk), TRAIN001 and TRAIN002
+    (a resume with another configuration or other data), TRAIN003 (checkpoint and model differ), TRAIN004 (gone wrong
+    for good), TRAIN005 (device), TRAIN006 (a step without one valid token), RUN002, RUN003, RUN004, CKPT002, and what
+    the data of the family raises.
     """
-    progress = progress or Quiet()
-    device = devices.pick(config.train.device)
-    there = Path(runs) / run if run is not None else None
-    found = Run.open(there) if there is not None and there.exists() else None
+    with (
+        Parallel.join(config) as parallel,
+        devices.reproducible(parallel.device, config.train.deterministic),
+        devices.precise(parallel.device, config.train.precision),
+    ):
+        return _train(config, parallel, Path(runs), run, name, hypothesis, progress or Quiet(), make_task)
+
+
+def _train(
+    config: Config,
+    parallel: Parallel,
+    runs: Path,
+    run: str | None,
+    name: str | None,
+    hypothesis: str | None,
+    progress: Progress,
+    make_task: MakeTask,
+) -> Run:
+    if not parallel.main:
+        progress = Quiet()
+    found = Run.open(runs / run) if run is not None and (runs / run).exists() else None
     if found is not None:
         check_config(found.record["config"], config)
-    with devices.reproducible(device):
-        progress.stage("prepare", "the data is opened and verified, the model is made")
-        torch.manual_seed(key(config.train.seed, "weights"))
-        task = make_task(config, device)
-        task.module.to(device).train()
-        if found is None:
-            count = sum(weight.numel() for weight in task.module.parameters() if weight.requires_grad)
-            extra = {"identity": task.identity, "environment": devices.describe(device), "parameters": count}
-            found = Run.create(runs, config, name=name, run_id=run, hypothesis=hypothesis, extra=extra)
-        with found.hold(), Stop() as stop:
-            session = Session(found, config, task, device, progress)
-            try:
-                session.begin(stop)
-                reason = _loop(session, stop)
-            except KeyboardInterrupt:  # in work that may be dropped (Stop.at_once), or by a second Ctrl-C
-                reason = "interrupted"
-            except PartimentoError as err:
-                session.give_up(err)
-                raise
-            session.events.append("end", session.step, reason=reason)
+    progress.stage("prepare", "the data is opened and verified, the model is made")
+    devices.seed(parallel.device, key(config.train.seed, "weights"))
+    task = make_task(config, parallel.device, parallel.rank, parallel.world)
+    task.objective.to(parallel.device).train()
+    state = State(config, task, parallel)
+    if parallel.main and found is None:
+        extra = {"identity": task.identity, "environment": state.environment(), "parameters": state.count()}
+        found = Run.create(runs, config, name=name, run_id=run, hypothesis=hypothesis, extra=extra)
+    found = Run.open(parallel.share(str(found.path) if found else None))
+    holding = found.hold() if parallel.main else contextlib.nullcontext()
+    with holding, Stop() as stop, Session(found, state, progress) as session:
+        try:
+            session.begin(stop)
+            reason = _loop(session, stop)
+        except KeyboardInterrupt:  # in work that may be dropped (Stop.at_once), or by a second Ctrl-C
+            reason = "interrupted"
+        except PartimentoError as err:
+            session.give_up(err)
+            raise
+        session.end(reason)
     if reason == "interrupted":
         raise PartimentoError(
             "SYS003",
@@ -85,69 +109,85 @@ def train(
     return found
 
 
+def train_step(state: State, batches: Sequence[Any], step: int, rate: float) -> None:
+    """One optimizer step: forward, backward, reduce, clip, guard, step, average. Nothing of it is read on the host.
+
+    Losses and gradients are sums, over valid tokens, micro-batches and devices; they are divided once, by the tokens of
+    the whole step. So it is the same step however its items are spread.
+    """
+    config, task, parallel = state.config, state.task, state.parallel
+    state.optimizer.zero_grad(set_to_none=not config.train.cuda_graphs)
+    sums: dict[str, Tensor] = {}
+    for micro, batch in enumerate(batches):
+        inputs = task.inputs(batch)
+        devices.seed(state.device, state.dropout_key(step, micro))
+        with parallel.accumulating(state.model, last=micro == len(batches) - 1):
+            total, seen = state.forward_backward(inputs)
+        for name, value in {"loss": total, **seen}.items():
+            sums[name] = sums[name] + value if name in sums else value
+    sums = _over_ranks(parallel, sums)
+    loss, tokens = sums.pop("loss"), sums["tokens"]
+
+    scale = parallel.gradient_factor / tokens
+    gradients = [weight.grad for weight in state.parameters if weight.grad is not None]
+    norm = total_norm(gradients) * scale
+    bad = state.guard.judge(loss / tokens, norm)
+    if state.adagc is not None:
+        state.adagc.clip_(scale, norm, bad)
+    else:
+        clip_global_(gradients, scale, norm, config.optim.clip)
+    state.optimizer.step(bad, rate)
+    task.after_step(step, bad, sums)
+    if state.ema is not None:
+        state.ema.update(bad)
+    state.meter.add(loss, norm, sums, bad)
+
+
 def _loop(session: Session, stop: Stop) -> str:
-    """Draw, forward and backward, clip, step, average, log, validate, save, play. Returns why it ended."""
-    config, task, state, counters = session.config, session.task, session.state, session.state.counters
-    parameters = [weight for weight in task.module.parameters() if weight.requires_grad]
-    optim, plan = config.optim, config.train
+    """Draw, step, log, validate, save, play. Returns why it ended."""
+    config, state, counters = session.config, session.state, session.state.counters
+    plan = config.train
+    feed = Feed(session.draw, plan.steps)
+    with session.feeding(feed):
+        while counters.step < plan.steps:
+            step = counters.step
+            stage = settings_at(config, step)
+            if 0 < step == stage.start:
+                state.guard.reset()  # another window, another level of the loss
+            rate = shape(step, config.optim, plan.steps) * stage.lr * state.rate_factor
+            session.pace.begin()
+            batches = feed.next(step, len(counters.rollbacks))
+            train_step(state, batches, step, rate)
+            counters.step += 1
+            counters.samples_seen += stage.batch * stage.accumulate
+            session.tick()
 
-    while counters.step < plan.steps:
-        began = time.perf_counter()
-        step = counters.step
-        batches = [task.batch(step, micro) for micro in range(optim.accumulate)]
-        tokens = _tokens(task, batches, step)
-
-        state.optimizer.zero_grad(set_to_none=True)
-        losses: list[Tensor] = []
-        facts: list[Mapping[str, Tensor | float]] = []
-        for micro, batch in enumerate(batches):
-            torch.manual_seed(key(plan.seed, "dropout", step, micro))
-            with devices.autocast(session.device, plan.precision):
-                total, seen = task.loss(batch)
-            # Divided by the tokens of the whole step, so that accumulation is exact however the tokens are spread.
-            (total / tokens).backward()
-            losses.append(total.detach() / tokens)
-            facts.append(seen)
-
-        norm = clip_grad_norm_(parameters, optim.clip)
-        loss = torch.stack(losses).sum()
-        bad = ~(torch.isfinite(loss) & torch.isfinite(norm))
-        rate = learning_rate(
-            step, peak=optim.lr, minimum=optim.lr * optim.min_lr, warmup=optim.warmup, steps=plan.steps
-        )
-        step_unless(bad, state.optimizer, rate)
-        skipped = bool(bad)
-        if not skipped:
-            task.after_step(step)
-            if state.ema is not None:
-                state.ema.update()
-        counters.step += 1
-        counters.samples_seen += optim.batch * optim.accumulate
-
-        session.record_step(float(loss), float(norm), tokens, facts, skipped, time.perf_counter() - began)
-        if counters.step % plan.log_every == 0 or counters.step == plan.steps:
-            session.log(rate)
-        ending = session.ending(stop)
-        last = ending in ("finished", "max_minutes")
-        if counters.step % plan.valid_every == 0 or last:
-            session.validate()
-        playing = last or (session.demo_due() and not ending)
-        if counters.step % plan.save_every == 0 or session.improved or ending or playing:
-            session.save()
-        if playing:
-            session.demo(stop)
-        if ending:
-            return ending
+            reading = counters.step % plan.log_every == 0 or counters.step == plan.steps
+            if reading:
+                session.log(rate)
+                if wrong := session.gone_wrong():
+                    session.roll_back(wrong)
+                    counters = state.counters
+                    continue
+            with session.pace.aside():
+                ending = session.ending(stop, reading)
+                if counters.step % plan.valid_every == 0 or ending in LAST:
+                    session.validate()
+                    ending = ending or session.early()
+                playing = ending in LAST or (session.demo_due() and not ending)
+                if session.save_due(stop) or session.improved or ending or playing:
+                    session.save()
+                if playing:
+                    session.demo(stop)
+            if ending:
+                return ending
     return "finished"
 
 
-def _tokens(task: Task, batches: list[Any], step: int) -> float:
-    tokens = float(sum(task.count(batch) for batch in batches))
-    if tokens == 0:
-        raise PartimentoError(
-            "TRAIN006",
-            f"step {step} drew nothing that can be learned",
-            why="every token of its items is padding",
-            next="partimento pack verify PACK",
-        )
-    return tokens
+def _over_ranks(parallel: Parallel, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All sums over all devices, in one collective."""
+    if parallel.world == 1:
+        return sums
+    flat = parallel.sum_(torch.cat([value.reshape(-1) for value in sums.values()]))
+    parts = flat.split([value.numel() for value in sums.values()])
+    return {name: part.view(value.shape) for (name, value), part in zip(sums.items(), parts, strict=True)}

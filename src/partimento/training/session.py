@@ -1,195 +1,348 @@
-"""What happens around the steps of a training: beginning or going on, counting, logging, judging, saving, playing."""
+"""What happens around the steps of a training: beginning or going on, logging, judging, saving, going back, playing.
+
+With several ranks all of them come here and decide alike, from values that are equal on all; the main one writes.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Mapping
-
-import torch
-from torch import Tensor
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 from partimento import commit
-from partimento.config import Config
 from partimento.errors import PartimentoError
 from partimento.progress import Progress
-from partimento.runs import checkpoint
+from partimento.runs import archives, checkpoint
 from partimento.runs.events import EventLog, read_events
 from partimento.runs.run import Run, resume_command
-from partimento.training import devices
+from partimento.runs.saver import Saver
+from partimento.training import compiled, halting
+from partimento.training.feed import Feed
+from partimento.training.guards import Guard
+from partimento.training.pace import Pace
+from partimento.training.stages import settings_at, stages
 from partimento.training.state import State, check_identity
 from partimento.training.stop import Stop
-from partimento.training.task import Task
 
-PATIENCE = 10  # steps in a row without a finite loss and gradient, after which the training ends
+HISTORY = 64  # validations that are remembered
 
 
 class Session:
     """One call of `train` on one run. `improved`: the last validation was the best so far, and is not yet saved."""
 
-    def __init__(self, run: Run, config: Config, task: Task, device: torch.device, progress: Progress) -> None:
-        self.run = run
-        self.config = config
-        self.task = task
-        self.device = device
-        self.progress = progress
-        self.events = EventLog(run.events_path)
-        self.state = State(config, task, device)
+    def __init__(self, run: Run, state: State, progress: Progress) -> None:
+        self.run, self.state, self.progress = run, state, progress
+        self.config, self.task, self.parallel, self.device = state.config, state.task, state.parallel, state.device
+        self.main = self.parallel.main
+        self.events = EventLog(run.events_path) if self.main else None
+        self.saver = Saver(run.checkpoints_path)
         self.improved = False
-        self.saved = 0  # step of the newest checkpoint
-        self._validated: tuple[int, float | None] = (-1, None)  # step, score
-        self._seconds: list[float] = []
+        self.saved = 0  # step of the newest checkpoint that is committed
+        self.pace = Pace(state)
+        self._validated: tuple[int, float | None, dict[str, Any]] = (-1, None, {})  # step, score, figures
+        self._figures: list[float] = []  # of the guard, at the last reading
         self._began = time.monotonic()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.settle(wait=True)
+        except PartimentoError:
+            if kind is None:
+                raise  # else the first error is the one to tell
 
     @property
     def step(self) -> int:
         return self.state.counters.step
 
+    def event(self, kind: str, **values: Any) -> None:
+        if self.events is not None:
+            self.events.append(kind, self.step, **values)
+
+    def note(self, text: str) -> None:
+        self.event("note", text=text)
+        self.progress.note(text)
+
+    # Beginning
+
     def begin(self, stop: Stop) -> None:
         """Load the newest whole checkpoint, or start from nothing if the run has none."""
         check_identity(self.run.record.get("identity", {}), self.task.identity, self.task.history)
         folder = self.run.checkpoints_path
-        for place in (folder, self.run.demos_path):
-            place.mkdir(exist_ok=True)
-            commit.sweep(place)
-        path = checkpoint.newest(folder, note=self.note)
-        environment = devices.describe(self.device)
-        if path is None:
-            self.events.append("start", 0, **environment)
+        if self.main:
+            for place in (folder, self.run.demos_path):
+                place.mkdir(exist_ok=True)
+                commit.sweep(place)
+        found = checkpoint.newest(folder, note=self.note) if self.main else None
+        name = self.parallel.share(found.name if found else None)
+        if name is None:
+            self.event("start", **self.state.environment(), optimizer=self.state.optimizer.table())
             with stop.at_once():
                 self.task.start()
         else:
-            for newer in checkpoint.visible(folder):
-                if newer.name > path.name:  # they did not verify, and their steps will be written again
-                    checkpoint.set_aside(newer)
-            notes = self.state.load(path)
-            self.saved = self.step
-            self.events.append("resume", self.step, checkpoint=path.name, **environment)
-            for text in notes:
-                self.note(text)
-        if not any(event["kind"] == "baseline" for event in read_events(self.run.events_path)):
+            self._go_on(folder / name)
+        self.event("audit", **self.state.audit())
+        if self.main and not any(event["kind"] == "baseline" for event in read_events(self.run.events_path)):
             with stop.at_once():
                 if figures := self.task.baselines():
-                    self.events.append("baseline", self.step, **figures)
+                    self.event("baseline", **figures)
         if self.step and (self.step == self.config.train.steps or self.demo_due()):
             self.demo(stop)  # a kill between the checkpoint and its demos left them out
         if self.step < self.config.train.steps:
+            with stop.at_once():
+                self._rehearse()
             self.progress.stage("train", self._plan())
+
+    def _go_on(self, path: Path) -> None:
+        self._set_aside_after(path, "damaged")  # those did not verify, and their steps will be written again
+        notes = self.state.load(path)
+        self.saved = self.step
+        self.event("resume", checkpoint=path.name, **self.state.environment())
+        for text in notes:
+            self.note(text)
+
+    def _rehearse(self) -> None:
+        """Forward and backward at every shape that is to come: memory ends now or not at all."""
+        if self.device.type == "cpu":
+            return  # a CPU pages before it fails, and a rehearsal would tell nothing
+        now = settings_at(self.config, self.step).start
+        to_come = [stage for stage in stages(self.config) if stage.start >= now]
+        largest = {
+            f"from step {stage.start}": self.task.inputs(self.task.batch(max(stage.start, self.step), 0))
+            for stage in to_come
+        }
+        compiled.dry_run(self.task.module, self.state.forward_backward, largest, self.device)
+
+    def _set_aside_after(self, path: Path, why: str) -> None:
+        if self.main:
+            for newer in checkpoint.visible(self.run.checkpoints_path):
+                if newer.name > path.name:
+                    checkpoint.set_aside(newer, why)
+        self.parallel.barrier()
 
     def _plan(self) -> str:
         begin = f"on from step {self.step} " if self.step else ""
         return f"{begin}to step {self.config.train.steps}; Ctrl-C saves and says how to go on"
 
-    def demo_due(self) -> bool:
-        return bool(self.config.demo.every) and self.step % self.config.demo.every == 0
+    # Steps
 
-    def note(self, text: str) -> None:
-        self.events.append("note", self.step, text=text)
-        self.progress.note(text)
+    def draw(self, step: int, attempt: int) -> Sequence[Any]:
+        """The micro-batches of a step, in the thread of the feed."""
+        batches = [self.task.batch(step, micro, attempt) for micro in range(settings_at(self.config, step).accumulate)]
+        if self.parallel.world == 1 and not sum(self.task.count(batch) for batch in batches):
+            raise PartimentoError(
+                "TRAIN006",
+                f"step {step} drew nothing that can be learned",
+                why="every token of its items is padding",
+                next="partimento pack verify PACK",
+            )
+        return batches
 
-    def record_step(
-        self,
-        loss: float,
-        norm: float,
-        tokens: float,
-        facts: list[Mapping[str, Tensor | float]],
-        skipped: bool,
-        seconds: float,
-    ) -> None:
-        """Count one step; raises TRAIN004 after PATIENCE steps in a row that were not finite."""
-        counters = self.state.counters
-        self._seconds.append(seconds)
-        if skipped:
-            counters.skipped += 1
-            counters.skipped_in_a_row += 1
-            self.note(f"step {self.step} was skipped: loss {loss}, gradient norm {norm}")
-            if counters.skipped_in_a_row >= PATIENCE:
-                raise PartimentoError(
-                    "TRAIN004",
-                    f"{PATIENCE} steps in a row had no finite loss and gradient",
-                    where=f"{self.run.path}, step {self.step}",
-                    next=f"start a new run with a lower rate: optim.lr={self.config.optim.lr / 3:.2g}",
-                )
-        else:
-            counters.skipped_in_a_row = 0
-            sums = {"steps": 1.0, "loss": loss * tokens, "tokens": tokens, "norm": norm}
-            for seen in facts:
-                for name, value in seen.items():
-                    sums[f"facts.{name}"] = sums.get(f"facts.{name}", 0.0) + float(value) / len(facts)
-            for name, value in sums.items():
-                counters.window[name] = counters.window.get(name, 0.0) + value
-        self.progress.update(self.step, self.config.train.steps, loss=round(loss, 4))
+    @contextlib.contextmanager
+    def feeding(self, feed: Feed) -> Iterator[None]:
+        self.pace.feed = feed
+        try:
+            yield
+        finally:
+            feed.close()
+
+    def tick(self) -> None:
+        """A step is over, for the host; the device may still be at it."""
+        self.pace.tick()
+        self.settle()
 
     def log(self, rate: float) -> None:
-        """One line over the steps since the last one; the loss is the mean over their tokens, skipped steps apart."""
-        window, counters = self.state.counters.window, self.state.counters
-        seconds = sum(self._seconds) / len(self._seconds)
-        items = self.config.optim.batch * self.config.optim.accumulate
-        steps = window.get("steps", 0.0)
-        facts = {name[6:]: total / steps for name, total in window.items() if name.startswith("facts.")}
-        self.events.append(
+        """The scheduled read: one line over the steps since the last one; skipped steps are counted apart."""
+        counters = self.state.counters
+        sums, self._figures = self.state.meter.read(self.state.guard.figures())
+        guard = dict(zip(Guard.FIGURES, self._figures, strict=True))
+        skipped = int(guard["skipped"])
+        if skipped > counters.skipped:
+            self.note(
+                f"{skipped - counters.skipped} steps were skipped; the last had a loss of {guard['skip_loss']:.4g} "
+                f"(limit {guard['skip_loss_limit']:.4g}) and a gradient norm of {guard['skip_norm']:.4g} "
+                f"(limit {guard['skip_norm_limit']:.4g})"
+            )
+        counters.skipped = skipped
+        steps = sums.get("steps", 0.0)
+        loss = sums["loss"] / sums["tokens"] if steps else None
+        counters.losses = halting.remember(counters.losses, loss)
+        self.event(
             "train",
-            self.step,
-            loss=window["loss"] / window["tokens"] if steps else None,
-            grad_norm=window["norm"] / steps if steps else None,
-            lr=rate,
-            seconds=seconds,
-            frames_per_second=items * self.task.item_frames / seconds,
-            skipped=counters.skipped,
-            **facts,
+            loss=loss,
+            grad_norm=sums["norm"] / steps if steps else None,
+            lr=rate * self.config.optim.lr,
+            skipped=skipped,
+            **self.pace.read(settings_at(self.config, self.step - 1)),
+            **(self.task.figures(sums) if steps else {}),
         )
-        counters.window = {}
-        self._seconds = []
+        self.progress.update(self.step, self.config.train.steps, loss=round(loss, 4) if loss is not None else "-")
 
-    def ending(self, stop: Stop) -> str | None:
+    # Going back
+
+    def gone_wrong(self) -> str | None:
+        """Why the training should not go on from here, decided on what was just read."""
+        figures = dict(zip(Guard.FIGURES, self._figures, strict=True))
+        return halting.exhausted(figures, self.config.guard) or halting.diverged(self.state.counters.losses)
+
+    def roll_back(self, reason: str) -> None:
+        """Return to the last good checkpoint with a lower rate and other data. Raises TRAIN004 if that is used up."""
+        rollbacks, guard = self.state.counters.rollbacks, self.config.guard
+        self.settle(wait=True)
+        target = self._last_good() if self.main and len(rollbacks) < guard.rollbacks else None
+        name = self.parallel.share(target.name if target else None)
+        if name is None:
+            raise PartimentoError(
+                "TRAIN004",
+                f"at step {self.step} {reason}",
+                where=str(self.run.path),
+                why=f"{len(rollbacks)} rollbacks did not help"
+                if rollbacks
+                else "there is no good checkpoint before it",
+                next=f"start a new run with a lower rate: optim.lr={self.config.optim.lr / 3:.2g}",
+            )
+        path, left = self.run.checkpoints_path / name, self.step
+        self._set_aside_after(path, "abandoned")
+        self.state.load(path)
+        self.state.counters.rollbacks = [*rollbacks, {"step": left, "to": self.step, "reason": reason}]
+        self.saved = self.step
+        factor = self.state.rate_factor
+        self.event("rollback", at=left, reason=reason, attempt=len(rollbacks) + 1, rate_factor=factor)
+        self.progress.note(f"step {left}: {reason}; back to step {self.step} with {factor:g} of the rate")
+
+    def _last_good(self) -> Path | None:
+        return next((path for path in reversed(checkpoint.visible(self.run.checkpoints_path)) if _good(path)), None)
+
+    # Ending
+
+    def ending(self, stop: Stop, reading: bool) -> str | None:
+        """Several ranks agree, which makes them wait for each other, so they ask at the scheduled reads only."""
         minutes = self.config.train.max_minutes
         if self.step == self.config.train.steps:
             return "finished"
-        if stop.requested:
-            return "interrupted"
-        if minutes is not None and time.monotonic() - self._began >= 60 * minutes:
-            return "max_minutes"
+        over = minutes is not None and time.monotonic() - self._began >= 60 * minutes
+        wish = 2 if stop.requested else int(over)
+        if self.parallel.world > 1:
+            wish = self.parallel.agree(wish) if reading else 0
+        if wish == 2:
+            stop.requested = stop.requested or "another rank"
+        return {0: None, 1: "max_minutes", 2: "interrupted"}[wish]
+
+    def early(self) -> str | None:
+        """Whether the validations so far say that more steps are of no use."""
+        if reason := halting.stop_early(self.state.counters.validations, self.config.guard):
+            self.event("halt", reason=reason)
+            self.progress.note(f"stopped early: {reason}")
+            return "stopped early"
         return None
 
-    def validate(self) -> None:
-        """Judge the averaged and the raw weights; the score is that of the averaged ones where there are any."""
-        score = None
-        for which in ("raw", "ema") if self.state.ema is not None else ("raw",):
-            with self.state.using(which):
-                figures = self.task.evaluate()
-            self.events.append("valid", self.step, weights=which, **figures)
-            score = figures.get(self.task.score)
-        if score is not None and not math.isfinite(score):
-            score = None
-        best = self.state.counters.best
-        self.improved = score is not None and (best is None or score < best["score"])
-        if self.improved:
-            self.state.counters.best = {"step": self.step, "score": score}
-        self._validated = (self.step, score)
-
-    def save(self) -> None:
-        score = self._validated[1] if self._validated[0] == self.step else None
-        path = self.state.save(self.run.checkpoints_path, score)
-        self.saved = self.step
-        checkpoint.prune(self.run.checkpoints_path, self.config.train.keep)
-        self.events.append("checkpoint", self.step, path=str(path.relative_to(self.run.path)), best=self.improved)
-        self.improved = False
-
-    def demo(self, stop: Stop) -> None:
-        """Play, unless this step has its demos. A checkpoint of the same step comes first, so this may be dropped."""
-        if (self.run.demos_path / checkpoint.step_name(self.step)).exists():
-            return
-        self.progress.stage("demos", f"what the model plays after {self.step} steps, to be heard in the report")
-        with stop.at_once():
-            path = self.task.demos(self.run.demos_path, self.step, self.state.using)
-        if path is not None:
-            self.events.append("demo", self.step, path=str(path.relative_to(self.run.path)))
-        if self.step < self.config.train.steps:
-            self.progress.stage("train", self._plan())
+    def end(self, reason: str) -> None:
+        self.settle(wait=True)
+        self.event("end", reason=reason)
 
     def give_up(self, err: PartimentoError) -> None:
         """Write why the run ends, if there is room for it, and let a full disk name the command that goes on."""
         if err.code == "SYS002":
             err.next = f"free some space (df -h .), then: {resume_command(self.run.path)}"
             return
-        self.events.append("end", self.step, reason=err.code)
+        self.event("end", reason=err.code)
+
+    # Judging, saving, playing
+
+    def validate(self) -> None:
+        """Judge the averaged and the raw weights; the score is that of the averaged ones where there are any."""
+        counters = self.state.counters
+        figures: dict[str, Any] = {}
+        for which in ("raw", "ema") if self.state.ema is not None else ("raw",):
+            with self.state.using(which):
+                figures = self.task.evaluate(self.parallel.sum_)
+            self.event("valid", weights=which, **figures)
+        score = checkpoint.figure(figures, self.config.train.metric or self.task.score)
+        if score is not None and not math.isfinite(score):
+            score = None
+        best = counters.best
+        self.improved = score is not None and (best is None or score < best["score"])
+        if self.improved:
+            counters.best = {"step": self.step, "score": score}
+        trained = next((loss for loss in reversed(counters.losses) if loss is not None), None)
+        entry = {"step": self.step, "score": score, "train_loss": trained}
+        counters.validations = [*counters.validations, entry][-HISTORY:]
+        self._validated = (self.step, score, figures)
+
+    def save_due(self, stop: Stop) -> bool:
+        plan, asked = self.config.train, stop.save
+        stop.save = False
+        return self.step % plan.save_every == 0 or asked or self._archive_due()
+
+    def _archive_due(self) -> bool:
+        every = self.config.train.archive_every
+        return every is not None and self.step % every == 0
+
+    def save(self) -> None:
+        """Hand a copy of everything to the saver, which commits it while the training goes on."""
+        score, figures = self._validated[1:] if self._validated[0] == self.step else (None, {})
+        in_a_row = dict(zip(Guard.FIGURES, self.state.guard.figures().tolist(), strict=True))["skipped_in_a_row"]
+        good = in_a_row == 0 and halting.healthy(self.state.counters.losses)
+        parts, state = self.state.save(score, figures, good)
+        if self.parallel.world > 1:
+            parts = {part: self.parallel.gather(named) or {} for part, named in parts.items()}
+        step, best, archive = self.step, self.improved, self._archive_due()
+        plan, run = self.config.train, self.run
+        self.improved = False
+
+        def after(path: Path) -> None:
+            if archive:
+                archives.archive(run.path, path, plan.keep_archives, best=best)
+            checkpoint.prune(run.checkpoints_path, plan.keep)
+
+        def done(path: Path) -> None:
+            self.saved = step
+            if self.events is not None:
+                where = str(path.relative_to(run.path))
+                self.events.append("checkpoint", step, path=where, best=best, archived=archive)
+
+        if self.main:
+            self.saver.submit(step, parts, state, done, after)
+
+    def settle(self, wait: bool = False) -> None:
+        """Take note of the checkpoints that were committed meanwhile; raise what befell them."""
+        if wait:
+            self.saver.wait()
+        self.saver.settle()
+
+    def demo_due(self) -> bool:
+        return bool(self.config.demo.every) and self.step % self.config.demo.every == 0
+
+    def demo(self, stop: Stop) -> None:
+        """Play, unless this step has its demos. A checkpoint of the same step comes first, so this may be dropped."""
+        self.settle(wait=True)
+        there = self.parallel.share((self.run.demos_path / checkpoint.step_name(self.step)).exists())
+        if there:
+            return
+        self.progress.stage("demos", f"what the model plays after {self.step} steps, to be heard in the report")
+        with stop.at_once():
+            using = self.state.playing()
+            if using is not None and (path := self.task.demos(self.run.demos_path, self.step, using)) is not None:
+                self.event("demo", path=str(path.relative_to(self.run.path)))
+            self.parallel.barrier()
+        if self.step < self.config.train.steps:
+            self.progress.stage("train", self._plan())
+
+
+def _good(path: Path) -> bool:
+    """Whether it is whole, and the training was well when it saved: last step accepted, loss on its level."""
+    try:
+        checkpoint.verify(path)
+        return bool(checkpoint.load(path, ()).state["good"])
+    except PartimentoError as err:
+        if err.code != "CKPT001":
+            raise
+        return False

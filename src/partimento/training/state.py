@@ -1,30 +1,39 @@
 """Everything that a training is between two steps, and how it goes into a checkpoint and comes out again.
 
 A resumed run continues bit for bit (same device, precision and number of threads), because whatever is drawn is a
-function of the step, and all else is here: weights, averaged weights, moments, and the counters below.
+function of the step, and all else is here: weights, averaged weights, moments, what the guard remembers, and the
+counters below. Rooms of the checkpoint: model, ema, optimizer, guard.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 import partimento
 from partimento.config import Config, config_hash, parse
 from partimento.errors import PartimentoError
+from partimento.keyed import key
 from partimento.runs import checkpoint
-from partimento.training import devices
+from partimento.training import audit, compiled, devices, graphs
+from partimento.training.adagc import AdaGC
 from partimento.training.ema import Ema, copy_into, judged, named_state
-from partimento.training.optim import load_state_by_name, make_optimizer, state_by_name
-from partimento.training.task import Task
+from partimento.training.guards import Guard
+from partimento.training.meter import Meter
+from partimento.training.optim import Optimizers
+from partimento.training.parallel import Parallel
+from partimento.training.task import Task, Using
 
-# What a resumed run may change: how often it looks and saves, where it computes, what it plays. All else changes
-# the weights or makes scores incomparable. `data.pack` and `data.folders` may move: their contents are what counts.
+# What a resumed run may change: how often it looks and saves, where and how it computes, what it plays. All else
+# changes the weights or makes scores incomparable. `data.pack` and `data.folders` may move: their contents count.
 FREE = (
     "data.pack",
     "data.folders",
@@ -32,8 +41,16 @@ FREE = (
     "train.valid_every",
     "train.save_every",
     "train.keep",
+    "train.archive_every",
+    "train.keep_archives",
+    "train.save_sharded",
     "train.max_minutes",
     "train.device",
+    "train.parallel",
+    "train.compile",
+    "train.cuda_graphs",
+    "train.recompute",
+    "train.deterministic",
     "demo.",
 )
 
@@ -45,77 +62,180 @@ class Counters:
     step: int = 0
     """Optimizer steps made, skipped ones included: the key of the next batch."""
     skipped: int = 0
-    skipped_in_a_row: int = 0
     samples_seen: int = 0
     best: dict[str, Any] | None = None
     """{"step", "score"} of the best validation so far."""
-    window: dict[str, float] = field(default_factory=dict)
-    """Sums since the last line of the log, so that the log of a resumed run is the same too."""
+    losses: list[float | None] = field(default_factory=list)
+    """The last training losses that were logged, for the rule of divergence."""
+    validations: list[dict[str, Any]] = field(default_factory=list)
+    """{"step", "score", "train_loss"} of the validations, for the rules of stopping."""
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)
+    """{"step", "to", "reason"} of the rollbacks so far; their number is the attempt that keys the data."""
 
 
 class State:
-    """Weights, averages, optimizer and counters of one training."""
+    """Weights, averages, optimizer, guard and counters of one training."""
 
-    def __init__(self, config: Config, task: Task, device: torch.device) -> None:
-        self.config = config
-        self.task = task
-        self.device = device
-        self.optimizer = make_optimizer(task.module, config.optim)
+    def __init__(self, config: Config, task: Task, parallel: Parallel) -> None:
+        self.config, self.task, self.parallel, self.device = config, task, parallel, parallel.device
+        self._sharded = parallel.world > 1 and config.train.parallel == "fsdp"
+        # A copy to play with: the pieces of a sharded module are on all ranks, and demos are played on one.
+        self._whole = copy.deepcopy(task.module) if self._sharded and parallel.main else None
+        if config.train.cuda_graphs:
+            graphs.check(config.train, self.device, parallel.world, task.module)
+        self.compiled = compiled.prepare(task.module, config.train, self.device)
+        self.model = parallel.wrap(task.objective, task.module, config.train)
+        self.optimizer = Optimizers(task.module, config.optim)
+        self.parameters = [weight for weight in task.module.parameters() if weight.requires_grad]
+        named = {name: weight for name, weight in task.module.named_parameters() if weight.requires_grad}
+        self.adagc = AdaGC(named, config.optim) if config.optim.adagc else None
         self.ema = Ema(task.module, config.optim.ema) if config.optim.ema > 0 else None
+        self.guard = Guard(config.guard, self.device)
+        self.meter = Meter()
+        self._graphs: dict[tuple[torch.Size | None, ...], graphs.Graphed] = {}  # by shapes: one a stage
         self.counters = Counters()
 
-    def using(self, which: str) -> Any:
-        """Context with the "ema" or the "raw" weights in the module, in eval mode without gradients."""
+    def count(self) -> int:
+        """Trainable parameters."""
+        return sum(weight.numel() for weight in self.parameters)
+
+    def dropout_key(self, step: int, micro: int) -> int:
+        """Of the stream that dropout draws from in one micro-batch; every rank and every attempt has its own."""
+        extra: list[int | str] = []
+        if self.counters.rollbacks:
+            extra += ["attempt", len(self.counters.rollbacks)]
+        if self.parallel.rank:
+            extra += ["rank", self.parallel.rank]
+        return key(self.config.train.seed, "dropout", step, micro, *extra)
+
+    def forward_backward(self, inputs: tuple[Tensor | None, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and sums of one micro-batch; its gradients are added to those that are there."""
+        if not self.config.train.cuda_graphs:
+            return self._forward_backward(inputs)
+        shapes = tuple(None if tensor is None else tensor.shape for tensor in inputs)
+        if shapes not in self._graphs:
+            self._graphs[shapes] = graphs.Graphed(self._forward_backward, self.parameters)
+        return self._graphs[shapes](inputs)
+
+    def _forward_backward(self, inputs: tuple[Tensor | None, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        with devices.autocast(self.device, self.config.train.precision):
+            total, sums = self.model(*inputs)
+        total.backward()
+        return total.detach(), sums
+
+    @property
+    def rate_factor(self) -> float:
+        """What the rollbacks have made of the rate."""
+        return float(self.config.guard.rollback_lr ** len(self.counters.rollbacks))
+
+    def using(self, which: str) -> contextlib.AbstractContextManager[nn.Module]:
+        """The module with the "ema" or the "raw" weights in it, in eval mode without gradients."""
         if which == "ema" and self.ema is None:
             raise ValueError("there are no averaged weights: optim.ema is 0")
-        return judged(self.task.module, self.ema.weights if which == "ema" and self.ema else None)
+        weights = self.ema.weights if which == "ema" and self.ema else None
+        return judged(self.task.module, weights, self.task.objective)
 
-    def save(self, folder: Path, score: float | None) -> Path:
-        """Commit a checkpoint; `score` is that of a validation at this very step, or None."""
-        parts = {"model": named_state(self.task.module), "optimizer": state_by_name(self.task.module, self.optimizer)}
+    def save(
+        self, score: float | None, figures: Mapping[str, Any], good: bool
+    ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """The tensors and the JSON of a checkpoint; `score` and `figures` are those of a validation at this very step,
+        `good` says that a rollback may return here.
+
+        Tensors are the live ones: whoever writes them copies them first, or before the next step.
+        """
+        parts = {"model": named_state(self.task.module), "optimizer": self.optimizer.state(), "guard": self._memory()}
         if self.ema is not None:
             parts["ema"] = self.ema.weights
-        return checkpoint.save(
-            folder,
-            self.counters.step,
-            parts,
-            {
-                **dataclasses.asdict(self.counters),
-                "schema": 1,
-                "partimento": partimento.__version__,
-                "family": self.config.family,
-                "config": self.config.model_dump(mode="json"),
-                "config_hash": config_hash(self.config),
-                "seed": self.config.train.seed,
-                "identity": self.task.identity,
-                "description": self.task.description,
-                "score": score,
-                "score_name": self.task.score,
-                "ema_updates": self.ema.updates if self.ema is not None else 0,
-                "environment": devices.describe(self.device),
-            },
-        )
+        return parts, {
+            **dataclasses.asdict(self.counters),
+            "partimento": partimento.__version__,
+            "family": self.config.family,
+            "config": self.config.model_dump(mode="json"),
+            "config_hash": config_hash(self.config),
+            "seed": self.config.train.seed,
+            "identity": self.task.identity,
+            "description": self.task.description,
+            "score": score,
+            "score_name": self.config.train.metric or self.task.score,
+            "figures": dict(figures),
+            "good": good,
+            "ema_updates": int(self.ema.updates) if self.ema is not None else 0,
+            "environment": self.environment(),
+        }
+
+    def _memory(self) -> dict[str, Tensor]:
+        rooms = {"guard": self.guard.state(), "meter": self.meter.state(), "task": self.task.memory()}
+        if self.adagc is not None:
+            rooms["adagc"] = self.adagc.state()
+        return {f"{room}/{name}": tensor for room, named in rooms.items() for name, tensor in named.items()}
 
     def load(self, path: Path) -> list[str]:
         """Become what the checkpoint at `path` holds; returns notes on what may make its bits go another way.
 
+        Every rank reads the whole checkpoint and keeps its share, so it may have been written by any number of ranks.
         Raises CKPT001, TRAIN001 (configuration), TRAIN002 (data), TRAIN003 (names or shapes).
         """
         found = checkpoint.load(path)
         check_config(found.state["config"], self.config)
         check_identity(found.state["identity"], self.task.identity, self.task.history)
         copy_into(named_state(self.task.module), found.parts["model"])
-        load_state_by_name(self.task.module, self.optimizer, found.parts["optimizer"])
+        self.optimizer.load(found.parts["optimizer"])
         if self.ema is not None:
             copy_into(self.ema.weights, found.parts["ema"])
-            self.ema.updates = found.state["ema_updates"]
+            self.ema.updates.fill_(found.state["ema_updates"])
+        memory = {room: self._room(found.parts["guard"], room) for room in ("guard", "meter", "task", "adagc")}
+        self.guard.load(memory["guard"])
+        self.meter.load(memory["meter"], self.device)
+        self.task.remember(memory["task"])
+        if self.adagc is not None:
+            self.adagc.load(memory["adagc"])
         self.counters = Counters(**{f.name: found.state[f.name] for f in dataclasses.fields(Counters)})
-        here, there = devices.describe(self.device), found.state["environment"]
+        here, there = self.environment(), found.state["environment"]
         return [
             f"{name} is {here[name]} now and was {there.get(name)} before: the weights continue, but not bit for bit"
             for name in here
             if here[name] != there.get(name)
         ]
+
+    @staticmethod
+    def _room(named: Mapping[str, Tensor], room: str) -> dict[str, Tensor]:
+        return {name[len(room) + 1 :]: tensor for name, tensor in named.items() if name.startswith(f"{room}/")}
+
+    def audit(self) -> dict[str, int]:
+        """How many tensors are kept in which type. Raises TRAIN045 where one is not float32 that must be."""
+        averages = self.ema.weights if self.ema is not None else {}
+        return audit.check(audit.kept(self.task.module, self.optimizer.state(), averages))
+
+    def environment(self) -> dict[str, Any]:
+        """What the bits of a run depend on besides its keys."""
+        train = self.config.train
+        return {
+            **devices.describe(self.device),
+            "world": self.parallel.world,
+            "parallel": train.parallel if self.parallel.world > 1 else None,
+            "compiled": self.compiled,
+            "cuda_graphs": train.cuda_graphs,
+        }
+
+    def playing(self) -> Using | None:
+        """`using` for the demos, or None where nothing is played: one rank plays, but every rank must call this,
+        because the pieces of sharded weights are gathered here."""
+        if not self._sharded:
+            return self.using if self.parallel.main else None
+        rooms = {"raw": self.parallel.gather(named_state(self.task.module))}
+        if self.ema is not None:
+            rooms["ema"] = self.parallel.gather(self.ema.weights)
+        whole = self._whole
+        if whole is None:
+            return None
+
+        @contextlib.contextmanager
+        def using(which: str) -> Iterator[nn.Module]:
+            copy_into(named_state(whole), rooms[which] or {})
+            with torch.no_grad():
+                yield whole.to(self.device).eval()
+
+        return using
 
 
 def check_config(stored: dict[str, Any], config: Config) -> None:

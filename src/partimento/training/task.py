@@ -9,16 +9,22 @@ from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor, nn
 
-Facts: TypeAlias = Mapping[str, "Tensor | float"]
-Using: TypeAlias = Callable[[str], AbstractContextManager[None]]
+Sums: TypeAlias = Mapping[str, Tensor]
+Using: TypeAlias = Callable[[str], AbstractContextManager[nn.Module]]
+Total: TypeAlias = Callable[[Tensor], Tensor]
+
+
+def alone(sums: Tensor) -> Tensor:
+    """The sum over all devices where there is one."""
+    return sums
 
 
 class Task(Protocol):
     """One family's side of a training.
 
-    Everything random is a function of (seed, step, micro, item), through `keyed`, so that a resumed run repeats the
-    very same batches; nothing is drawn from the global generators except inside `loss` (dropout), where the engine
-    seeds them. A task is made with them seeded too, so initial weights may be drawn as PyTorch does.
+    Everything random is a function of (seed, attempt, step, micro, item), through `keyed`, so that a resumed run
+    repeats the very same batches; nothing is drawn from the global generators except inside `objective` (dropout),
+    where the engine seeds them. A task is made with them seeded too, so initial weights may be drawn as PyTorch does.
     """
 
     identity: dict[str, Any]
@@ -29,37 +35,59 @@ class Task(Protocol):
     """JSON that a reader needs to rebuild the module from a checkpoint without the data; stored in `state.json`."""
     score: str
     """Name of the value of `evaluate` by which checkpoints are compared; lower is better."""
-    item_frames: int
-    """Frames in one item, for the frames per second that are logged."""
 
     @property
     def module(self) -> nn.Module:
         """Everything that is trained or saved, as one module. The engine moves it to the device and owns its mode."""
 
+    @property
+    def objective(self) -> nn.Module:
+        """`objective(*inputs(batch))` runs module and loss: (total, sums).
+
+        `total` is the sum of the loss over the valid tokens (0-D, float32): the engine divides its gradients by the
+        valid tokens of the whole optimizer step, so that accumulation and devices change nothing. `sums` are float32
+        tensors of fixed shapes that add up over micro-batches, devices and steps; sums["tokens"] are the valid tokens.
+        Its parameters are the module's, and it is the one thing that is wrapped for several devices, or recorded.
+        """
+
     def start(self) -> None:
         """Before the first step of a new training, never on a resume: initialisation from data, e.g. by k-means."""
 
-    def batch(self, step: int, micro: int) -> Any:
-        """Micro-batch `micro` (0-based) of optimizer step `step` (0-based), on the device of the module."""
+    def batch(self, step: int, micro: int, attempt: int = 0) -> Any:
+        """This rank's part of micro-batch `micro` (0-based) of optimizer step `step` (0-based), on the host.
+
+        `attempt` counts the rollbacks of the run: another attempt draws other items. May be called in another thread.
+        """
+
+    def inputs(self, batch: Any) -> tuple[Tensor | None, ...]:
+        """What `objective` takes, on the device. Shapes change at the stages of the curriculum only."""
 
     def count(self, batch: Any) -> float:
-        """Valid tokens of the batch: what its loss sums over."""
+        """Valid tokens of the batch, known on the host: a step without any is refused before it is computed."""
 
-    def loss(self, batch: Any) -> tuple[Tensor, Facts]:
-        """Sum of the loss over the valid tokens (0-D, float32), and facts to log.
+    def frames(self, window: int) -> float:
+        """Codec frames of an item whose window (or crop) is so long, for the frames per second that are logged."""
 
-        The engine divides by the valid tokens of the whole optimizer step. Facts are means over the micro-batch; the
-        engine logs their mean over the steps since the last line.
+    def figures(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """What is logged of the sums (numbers, or lists where the tensor has one dimension) since the last line."""
+
+    def after_step(self, step: int, bad: Tensor, sums: Sums) -> None:
+        """After optimizer step `step` (0-based), before the weights are averaged: codebooks, restarts, loss weights.
+
+        `bad` (0-D bool, on the device) says that the step was skipped: then nothing may change. `sums` are those of
+        the step, over all devices.
         """
 
-    def after_step(self, step: int) -> None:
-        """After optimizer step `step` (0-based) changed the weights, before they are averaged: codebooks, restarts.
+    def memory(self) -> dict[str, Tensor]:
+        """State of the training that is no weight; saved with the guard. `remember` is the inverse."""
 
-        Not called for a step that was skipped because its loss or gradient was not finite.
+    def remember(self, tensors: Mapping[str, Tensor]) -> None: ...
+
+    def evaluate(self, total: Total = alone) -> dict[str, Any]:
+        """Figures of the held-out items with the weights that are in the module, in eval mode without gradients.
+
+        Every rank evaluates its share, in the same number of forward passes; `total` sums a tensor over all ranks.
         """
-
-    def evaluate(self) -> dict[str, Any]:
-        """Figures of the held-out items with the weights that are in the module, in eval mode without gradients."""
 
     def baselines(self) -> dict[str, Any]:
         """Figures that need no training, logged once a run as event "baseline"; {} if there are none."""
@@ -67,5 +95,6 @@ class Task(Protocol):
     def demos(self, root: Path, step: int, using: Using) -> Path | None:
         """Play into `root/step-N` (not there yet; committed by rename) and return it, or None if nothing is played.
 
-        `with using("ema")` or `using("raw")` puts those weights into the module, in eval mode without gradients.
+        `with using("ema") as module` gives the module with the averaged weights ("raw": with the others), in eval mode
+        without gradients. It may be a copy: with sharded weights one rank plays, and the others wait.
         """

@@ -25,7 +25,7 @@ def codec_loss(
     commitment: Tensor,
     sample_rate: int,
     *,
-    wave_weight: float,
+    wave_weight: float | Tensor,
     commit_weight: float,
 ) -> CodecLoss:
     """mel7 + wave_weight * mean |difference of samples| + commit_weight * commitment, in the precision given (float32).

@@ -8,14 +8,14 @@ from partimento.config import CodecConfig, Config, RvqConfig
 from partimento.training.task import Task
 
 
-def make_task(config: Config, device: torch.device) -> Task:
+def make_task(config: Config, device: torch.device, rank: int = 0, world: int = 1) -> Task:
     """The task of the configuration's family; raises what its room raises (PACK..., AUDIO..., CODEC...)."""
     match config:
         case RvqConfig():
             from partimento.training.tasks.codes import CodesTask
 
-            return CodesTask(config, device)
+            return CodesTask(config, device, rank, world)
         case CodecConfig():
             from partimento.training.tasks.sound import SoundTask
 
-            return SoundTask(config, device)
+            return SoundTask(config, device, rank, world)

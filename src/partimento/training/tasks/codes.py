@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from partimento.codecs.codec import open_like
 from partimento.config import RvqConfig
 from partimento.errors import PartimentoError
+from partimento.keyed import key
 from partimento.models.decoder import CodeDecoder, DecoderConfig
-from partimento.models.loss import code_entropy, code_loss
 from partimento.tokens import counting
 from partimento.tokens.draw import Batch, Draw, Item
 from partimento.tokens.licence import Allowed
@@ -22,9 +23,13 @@ from partimento.tokens.pack import Pack
 from partimento.tokens.patterns import Pattern
 from partimento.tokens.select import Selection
 from partimento.tokens.spec import Specials
+from partimento.training.balance import Balance
 from partimento.training.demos import Demos
+from partimento.training.feed import send
+from partimento.training.objective import CodesObjective
 from partimento.training.player import Player
-from partimento.training.task import Facts, Using
+from partimento.training.stages import Settings, settings_at, stages
+from partimento.training.task import Sums, Total, Using, alone
 
 
 class CodesTask:
@@ -32,53 +37,73 @@ class CodesTask:
 
     Raises PACK... (pack, window), TOKEN003 (a tag of `demo.tags` that the pack does not have),
     SAMPLE005 (demos without tags of a model that never drops its condition), CODEC... and TRAIN007
-    (the codec of the demos).
+    (the codec of the demos), TRAIN056 (a batch that the ranks cannot share).
     """
 
     score = "bits_per_second"
 
-    def __init__(self, config: RvqConfig, device: torch.device) -> None:
-        self.config, self.device = config, device
+    def __init__(self, config: RvqConfig, device: torch.device, rank: int = 0, world: int = 1) -> None:
+        self.config, self.device, self.rank, self.world = config, device, rank, world
+        self.stages = stages(config)
+        _check_shares(self.stages, world)
         self.pack = Pack.open(config.data.pack, corrupt_budget=config.data.corrupt_budget)
         spec, model = self.pack.spec, config.model
-        pattern = Pattern.named(model.pattern, spec.codebooks)
-        specials = Specials.after(spec.cardinality)
-        selection = selection_of(config)
-        self.train = Draw(
-            self.pack,
-            pattern,
-            specials,
-            split="train",
-            window=config.data.window,
-            seed=config.train.seed,
-            null_share=config.data.null_share,
-            tag_dropout=config.data.tag_dropout,
-            tag_shuffle=config.data.tag_shuffle,
-            tag_limit=config.data.tag_limit,
-            selection=selection,
+        self.pattern = Pattern.named(model.pattern, spec.codebooks)
+        self.specials = Specials.after(spec.cardinality)
+        self.selection = selection_of(config)
+        self.draws = [self._draw(stage) for stage in self.stages]
+        self.train = self.draws[0]
+        self.window = max(stage.window for stage in self.stages)
+        valid = Draw(
+            self.pack, self.pattern, self.specials, split="valid", window=self.window, selection=self.selection
         )
-        valid = Draw(self.pack, pattern, specials, split="valid", window=config.data.window, selection=selection)
         held_out = valid.fixed(config.train.valid_items)
         self._valid_targets = valid.targets(held_out)
-        self.valid = [valid.collate(items) for items in _groups(held_out, config.optim.batch)]
+        self.valid = [self._share(valid.collate(items)) for items in _groups(held_out, config.optim.batch)]
 
         vocabulary = self.train.tag_vocabulary if model.tags else []
-        self.module = CodeDecoder(decoder_config(config, self.pack, specials, tags=len(vocabulary)))
+        self.module = CodeDecoder(
+            decoder_config(config, self.pack, self.specials, tags=len(vocabulary), positions=self.window)
+        )
+        self.objective = CodesObjective(self.module, spec.cardinality, config.loss)
+        self.balance = Balance(config.loss, spec.codebooks, spec.cardinality, device)
         self.player = Player(
-            self.module, spec, pattern, specials, tuple(vocabulary), config.data.window, self.train.expected_null_share
+            self.module,
+            spec,
+            self.pattern,
+            self.specials,
+            tuple(vocabulary),
+            self.window,
+            self.train.expected_null_share,
         )
         self.player.require(config.demo.tags if config.demo.temperatures else vocabulary)
-        self.item_frames = config.data.window
         self.identity: dict[str, Any] = {
             "fingerprint": self.pack.fingerprint,
             "codec": spec.codec,
             "codec_weights": spec.weights,
         }
         self.history = self.pack.history
-        if selection is not None:
-            self.identity["selection"] = selection.to_json()
+        if self.selection is not None:
+            self.identity["selection"] = self.selection.to_json()
         self.description = self.player.description()
         self._demos = self._open_demos(held_out)
+
+    def _draw(self, stage: Settings) -> Draw:
+        data = self.config.data
+        return Draw(
+            self.pack,
+            self.pattern,
+            self.specials,
+            split="train",
+            window=stage.window,
+            # The first stage has the plain key; a later one draws its own windows.
+            seed=self.config.train.seed if stage.number == 0 else key(self.config.train.seed, "stage", stage.number),
+            null_share=data.null_share,
+            tag_dropout=data.tag_dropout,
+            tag_shuffle=data.tag_shuffle,
+            tag_limit=data.tag_limit,
+            selection=self.selection,
+        )
 
     def _open_demos(self, held_out: Sequence[Item]) -> Demos | None:
         """What plays the demos, made before the training begins, so that a missing codec is told then."""
@@ -98,41 +123,59 @@ class CodesTask:
 
     def start(self) -> None: ...
 
-    def batch(self, step: int, micro: int) -> Batch:
-        optim = self.config.optim
-        return self.train.step(step, micro, batch_size=optim.batch, accumulate=optim.accumulate)
+    def batch(self, step: int, micro: int, attempt: int = 0) -> Batch:
+        stage = settings_at(self.config, step)
+        # Another attempt goes on where no step of this stage has been.
+        place = step - stage.start + attempt * self.config.train.steps
+        return self.draws[stage.number].step(
+            place, micro, batch_size=stage.batch, accumulate=stage.accumulate, rank=self.rank, world=self.world
+        )
+
+    def inputs(self, batch: Batch) -> tuple[Tensor | None, ...]:
+        grid_BSK, tags_BG, keep_B = (
+            send(tensor, self.device) for tensor in (batch.grid_BSK, batch.tags_BG, batch.keep_B)
+        )
+        weighted = self.config.loss.codebook_weights != "equal"
+        return grid_BSK, tags_BG, keep_B, self.balance.weights_K() if weighted else None
 
     def count(self, batch: Batch) -> float:
         return int((batch.grid_BSK[:, 1:] < self.module.config.outputs).sum())
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Facts]:
-        logits_BSKV, targets_BSK = self._predict(batch)
-        total = code_loss(logits_BSKV, targets_BSK, self.pack.spec.cardinality).total
-        facts: dict[str, float] = {"null_share": batch.null_share} if self.module.condition is not None else {}
+    def frames(self, window: int) -> float:
+        return window / self.pattern.stride
+
+    def figures(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "ce_K": [ce / count if count else None for ce, count in zip(sums["ce_K"], sums["count_K"], strict=True)],
+        }
+        if self.module.condition is not None:
+            found["null_share"] = sums["null_items"] / sums["items"]
+        if self.config.loss.codebook_weights == "learned":
+            found["weights_K"] = self.balance.weights_K().tolist()
         if self.train.corrupt:
-            facts["corrupt_clips"] = len(self.train.corrupt)
-        return total, facts
+            found["corrupt_clips"] = len(self.train.corrupt)
+        return found
 
-    def after_step(self, step: int) -> None: ...
+    def after_step(self, step: int, bad: Tensor, sums: Sums) -> None:
+        self.balance.update(sums["ce_K"], sums["count_K"], bad)
 
-    def evaluate(self) -> dict[str, Any]:
+    def memory(self) -> dict[str, Tensor]:
+        return self.balance.state()
+
+    def remember(self, tensors: Mapping[str, Tensor]) -> None:
+        self.balance.load(tensors)
+
+    def evaluate(self, total: Total = alone) -> dict[str, Any]:
         """Plain cross entropy of the real codes, nats a book, over fixed windows; EOS apart; the output's entropy."""
-        cardinality, books = self.pack.spec.cardinality, self.pack.spec.codebooks
-        ce_K, entropy_K, count_K = (torch.zeros(books, dtype=torch.float64) for _ in range(3))
-        eos_sum = eos_count = 0.0
-        for batch in self.valid:
-            logits_BSKV, targets_BSK = self._predict(batch)
-            found = code_loss(logits_BSKV, targets_BSK, cardinality)
-            ce_K += found.code_sum_K.cpu()
-            count_K += found.code_count_K.cpu()
-            eos_sum += float(found.eos_sum)
-            eos_count += float(found.eos_count)
-            entropy_BSK = code_entropy(logits_BSKV, cardinality)
-            entropy_K += (entropy_BSK * (targets_BSK < cardinality)).sum((0, 1)).cpu()
+        names = ("ce_K", "entropy_K", "count_K", "eos", "eos_count")
+        found = [self.objective(*self.inputs(batch))[1] for batch in self.valid]
+        ce_K, entropy_K, count_K, eos, eos_count = (
+            total(torch.stack([sums[name] for sums in found]).sum(0)).double().cpu() for name in names
+        )
         ce_K /= count_K
         return {
             "ce_K": ce_K.tolist(),
-            "eos_ce": eos_sum / eos_count if eos_count else None,
+            "eos_ce": float(eos / eos_count) if eos_count else None,
             "bits_per_second": counting.bits_per_second(ce_K.tolist(), self.pack.spec),
             "entropy_K": (entropy_K / count_K).tolist(),
             "codes": int(count_K.sum()),
@@ -147,13 +190,27 @@ class CodesTask:
     def demos(self, root: Path, step: int, using: Using) -> Path | None:
         return self._demos.make(root, step, using) if self._demos is not None else None
 
-    def _predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """logits_BSKV and their targets_BSK: row s of the grid predicts row s + 1."""
-        grid_BSK = batch.grid_BSK.to(self.device).long()  # small integers travel, the device widens them
-        condition_BD = None
-        if self.module.condition is not None:
-            condition_BD = self.module.condition(batch.tags_BG.to(self.device), batch.keep_B.to(self.device))
-        return self.module(grid_BSK[:, :-1], condition_BD=condition_BD), grid_BSK[:, 1:]
+    def _share(self, batch: Batch) -> Batch:
+        """This rank's part of a batch of held-out windows, after PAD items have brought it to the full size."""
+        size = self.config.optim.batch
+        missing = size - len(batch.keep_B)
+        grid_BSK = functional.pad(batch.grid_BSK, (0, 0, 0, 0, 0, missing), value=self.specials.pad)
+        tags_BG = functional.pad(batch.tags_BG, (0, 0, 0, missing))
+        keep_B = functional.pad(batch.keep_B, (0, missing))
+        part = slice(self.rank * size // self.world, (self.rank + 1) * size // self.world)
+        return Batch(grid_BSK[part], tags_BG[part], keep_B[part], batch.items[part])
+
+
+def _check_shares(stages: Sequence[Settings], world: int) -> None:
+    for stage in stages:
+        if stage.batch % world:
+            raise PartimentoError(
+                "TRAIN056",
+                f"a batch of {stage.batch} cannot be shared equally by {world} devices",
+                where=f"the stage from step {stage.start} on",
+                why="optim.batch counts the items of one micro-batch over all devices",
+                next=f"set optim.batch to a multiple of {world}, e.g. {-(-stage.batch // world) * world}",
+            )
 
 
 def selection_of(config: RvqConfig) -> Selection | None:
@@ -165,7 +222,7 @@ def selection_of(config: RvqConfig) -> Selection | None:
     return Selection(tuple(data.with_tags), tuple(data.without_tags), allowed)
 
 
-def decoder_config(config: RvqConfig, pack: Pack, specials: Specials, *, tags: int) -> DecoderConfig:
+def decoder_config(config: RvqConfig, pack: Pack, specials: Specials, *, tags: int, positions: int) -> DecoderConfig:
     """The decoder that the configuration describes, for the codes of this pack."""
     model = config.model
     return DecoderConfig(
@@ -180,7 +237,7 @@ def decoder_config(config: RvqConfig, pack: Pack, specials: Specials, *, tags: i
         activation=model.activation,
         norm=model.norm,
         positions=model.positions,
-        max_positions=config.data.window,
+        max_positions=positions,
         qk_norm=model.qk_norm,
         dropout=model.dropout,
         attention_scale=model.attention_scale,

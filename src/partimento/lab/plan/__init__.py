@@ -1,0 +1,153 @@
+"""`partimento plan`: what a training will need and take, without training and without the device that it is for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from partimento.config import Config
+from partimento.lab.plan import cost
+from partimento.lab.plan.advice import advice
+from partimento.lab.plan.cost import Hours
+from partimento.lab.plan.measure import Measured, measure_steps
+from partimento.lab.plan.memory import checkpoint_bytes, disk_bytes
+from partimento.lab.plan.options import Option, Options
+from partimento.lab.plan.sketch import Data, Sketch, sketch
+from partimento.progress import Progress, Quiet
+from partimento.tokens.findings import Finding
+from partimento.training import groups
+from partimento.training.compiled import blocks
+from partimento.training.stages import Settings
+
+__all__ = ["Plan", "plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The figures of a run before it begins. Bytes, FLOPs and hours are estimates, everything else is counted.
+
+    `parts` maps the parts of the model to their parameters; `optimizers` says who trains what; `options[0]` is the
+    configuration itself; `epochs` is how often the run hears its data; `seen_codes` are the codes that it is trained
+    on, repeats counted.
+    """
+
+    config: Config = field(repr=False)
+    devices: int
+    room: float | None
+    parts: dict[str, int]
+    trainable: int
+    frozen: int
+    blocks: int
+    data: Data
+    seen_items: int
+    seen_codes: float
+    epochs: float
+    stages: list[Settings]
+    optimizers: list[dict[str, Any]]
+    options: list[Option]
+    batch: int
+    micro_flops: float
+    flops: float
+    hours: list[Hours]
+    checkpoint_bytes: int
+    disk_bytes: int
+    measured: Measured | None
+    advice: list[Finding] = field(default_factory=list)
+
+    @property
+    def parameters(self) -> int:
+        return self.trainable + self.frozen
+
+    @property
+    def codes_per_parameter(self) -> float:
+        """Different codes to learn from, for each trainable parameter."""
+        return self.data.codes / max(1, self.trainable)
+
+    @property
+    def seen_per_parameter(self) -> float:
+        return self.seen_codes / max(1, self.trainable)
+
+    def to_json(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("config", "options")}
+        plain = {name: [asdict(row) for row in own.pop(name)] for name in ("stages", "hours", "advice")}
+        return {
+            **own,
+            **plain,
+            "data": asdict(self.data),
+            "measured": asdict(self.measured) if self.measured else None,
+            "options": [option.to_json() for option in self.options],
+            "parameters": self.parameters,
+            "codes_per_parameter": self.codes_per_parameter,
+            "seen_per_parameter": self.seen_per_parameter,
+        }
+
+
+def plan(
+    config: Config,
+    *,
+    devices: int = 1,
+    memory: float | None = None,
+    flops: float | None = None,
+    measure: bool = False,
+    progress: Progress | None = None,
+) -> Plan:
+    """Plan the training of `config` on `devices` devices alike, with `memory` GB each, that make `flops` TFLOP/s each
+    in its precision. With `measure` a few real steps are made on this machine (which needs the device of the
+    configuration), and the hours that they speak for are told.
+
+    Raises what opening the data raises, MODEL001, TRAIN010 to TRAIN013 (groups), and ValueError for a number that is
+    not above 0.
+    """
+    if devices < 1 or (memory is not None and memory <= 0) or (flops is not None and flops <= 0):
+        raise ValueError("devices, memory and flops are numbers above 0")
+    progress = progress or Quiet()
+    progress.stage("plan", "the data is opened, the model is drawn without its weights")
+    drawn = sketch(config)
+    claims = groups.claim(drawn.module, config.optim)
+    room = None if memory is None else 1e9 * memory
+    options = Options(drawn, devices, room)
+    found = options.all()
+    operations = cost.run_flops(drawn, claims)
+    rate = None if flops is None else 1e12 * flops
+    number = drawn.stages.index(options.stage)
+    seen = _seen_frames(drawn)
+    made = Plan(
+        config=config,
+        devices=devices,
+        room=room,
+        parts=_parts(drawn),
+        trainable=sum(one.parameter.numel() for one in claims),
+        frozen=sum(p.numel() for p in drawn.module.parameters() if not p.requires_grad),
+        blocks=len(blocks(drawn.objective)),
+        data=drawn.data,
+        seen_items=sum(cost.stage_items(drawn)),
+        seen_codes=seen * drawn.data.codebooks,
+        epochs=seen / max(1, drawn.data.frames),
+        stages=drawn.stages,
+        optimizers=groups.table(claims),
+        options=found,
+        batch=options.stage.batch,
+        micro_flops=cost.item_flops(drawn)[number] * options.stage.batch,
+        flops=operations,
+        hours=cost.hours(operations, config, devices, found[0].memory.total, rate),
+        checkpoint_bytes=(size := checkpoint_bytes(drawn.module, claims, config)),
+        disk_bytes=disk_bytes(size, config),
+        measured=measure_steps(drawn, progress) if measure else None,
+    )
+    made.advice.extend(advice(made))
+    return made
+
+
+def _seen_frames(drawn: Sketch) -> float:
+    """Frames that all windows of the run cover."""
+    items = cost.stage_items(drawn)
+    return sum(number * stage.window / drawn.rows for stage, number in zip(drawn.stages, items, strict=True))
+
+
+def _parts(drawn: Sketch) -> dict[str, int]:
+    """Parameters of every child of the module, its own under their own names; those without any are left out."""
+    found: dict[str, int] = {}
+    for name, parameter in drawn.module.named_parameters():
+        part = name.split(".")[0]
+        found[part] = found.get(part, 0) + parameter.numel()
+    return found

@@ -1,0 +1,146 @@
+"""What follows from the figures of a plan: one sentence each, with what it does and what helps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from partimento.lab.plan.memory import USABLE
+from partimento.tokens.findings import Finding
+
+if TYPE_CHECKING:
+    from partimento.lab.plan import Plan
+
+COMPUTE_OPTIMAL = 20.0
+"""Tokens seen for each parameter at which text models use their operations best (Hoffmann et al. 2022, Chinchilla)."""
+UNDERSIZED = 6.4
+"""Different codes for each parameter above which a model of music sounded worse than its curves: under 200 million
+parameters on 230 hours of 18 codebooks at 86 frames a second (1.28 billion codes)."""
+OVERSIZED = 0.5
+"""Different codes for each parameter under which a model has more than enough room to learn all of them by heart."""
+EPOCHS_GOOD, EPOCHS_WORTHLESS = 4.0, 40.0
+"""Repeats of data that are nearly as good as new data, and that add nothing (Muennighoff et al. 2023)."""
+LAUNCHES = 25  # kernels of a block in a forward and backward pass of compiled blocks, roughly, at some 5 microseconds
+LAUNCH_SECONDS = 5e-6
+
+
+def advice(plan: Plan) -> list[Finding]:
+    """By level, the worst first."""
+    found = [*_memory(plan), *_capacity(plan), *_repeats(plan), *_schedule(plan), *_device(plan)]
+    return sorted(found, key=lambda one: ("bad", "warn", "note").index(one.level))
+
+
+def _memory(plan: Plan) -> Iterator[Finding]:
+    if plan.room is None:
+        return
+    now, *others = plan.options
+    if now.memory.total > USABLE * plan.room:
+        fitting = [option.settings for option in others if option.memory.total <= USABLE * plan.room]
+        if now.largest_batch:
+            fitting.insert(0, f"optim.batch={now.largest_batch} with a larger optim.accumulate")
+        yield Finding(
+            "bad",
+            "memory",
+            f"it needs {now.memory.total / 1e9:.1f} GB on each device, and {plan.room / 1e9:.1f} GB are there",
+            "the run would end before its first step",
+            "any one of: " + "; ".join(fitting) if fitting else "a smaller model, or several of these options at once",
+        )
+    elif now.largest_batch and now.largest_batch >= 2 * plan.batch:
+        yield Finding(
+            "note",
+            "room",
+            f"a micro-batch of {now.largest_batch} fits, and {plan.batch} is set",
+            "larger micro-batches use a device better",
+            f"optim.batch={now.largest_batch}, with optim.accumulate lower by as much for the same steps",
+        )
+
+
+def _capacity(plan: Plan) -> Iterator[Finding]:
+    different, seen = plan.codes_per_parameter, plan.seen_per_parameter
+    if different > UNDERSIZED:
+        yield Finding(
+            "warn",
+            "undersized",
+            f"{different:.1f} different codes for each parameter: the model is small for this data",
+            f"above {UNDERSIZED:g}, models have had good curves and poor sound",
+            "a larger model.width or model.layers (partimento plan tells what it costs)",
+        )
+    elif different < OVERSIZED:
+        yield Finding(
+            "warn",
+            "oversized",
+            f"{different:.2f} different codes for each parameter: the model can learn all of the data by heart",
+            "what it plays may be what it heard; the held-out loss turns up early",
+            "a smaller model, model.dropout=0.2, or more music",
+        )
+    if seen < COMPUTE_OPTIMAL / 10:
+        yield Finding(
+            "note",
+            "short",
+            f"{seen:.2g} codes are seen for each parameter in the whole run, where text models want about "
+            f"{COMPUTE_OPTIMAL:g}",
+            "the same operations would teach a smaller model more",
+            "more train.steps, or a smaller model",
+        )
+
+
+def _repeats(plan: Plan) -> Iterator[Finding]:
+    if plan.epochs > EPOCHS_WORTHLESS:
+        yield Finding(
+            "warn",
+            "epochs",
+            f"the run hears its data {plan.epochs:.0f} times",
+            f"beyond about {EPOCHS_WORTHLESS:g} times nothing new is learned from it, only the data itself",
+            "fewer train.steps, more music, guard.stop_overfit=3, or model.dropout=0.2",
+        )
+    elif plan.epochs > EPOCHS_GOOD:
+        yield Finding(
+            "note",
+            "epochs",
+            f"the run hears its data {plan.epochs:.1f} times",
+            f"up to about {EPOCHS_GOOD:g} times is as good as new data; from there on each time is worth less",
+            "guard.stop_overfit=3 ends the run when the held-out loss turns up",
+        )
+    elif plan.epochs < 1:
+        yield Finding(
+            "note", "epochs", f"the run hears {100 * plan.epochs:.0f} % of its data", "the rest is never drawn"
+        )
+
+
+def _schedule(plan: Plan) -> Iterator[Finding]:
+    train, optim = plan.config.train, plan.config.optim
+    if optim.warmup > train.steps / 4:
+        yield Finding(
+            "warn",
+            "warmup",
+            f"the warm-up takes {optim.warmup} of {train.steps} steps",
+            "most of the run would have less than the rate that was chosen",
+            f"optim.warmup={max(1, train.steps // 20)}",
+        )
+    if train.valid_every > train.steps:
+        yield Finding(
+            "note",
+            "valid",
+            f"the only validation is the one at the end (every {train.valid_every} of {train.steps} steps)",
+            "no best checkpoint can be chosen, and no early stop can happen",
+            f"train.valid_every={max(1, train.steps // 10)}",
+        )
+
+
+def _device(plan: Plan) -> Iterator[Finding]:
+    for name in ("H100", "A100"):
+        found = next((row for row in plan.hours if row.device == name), None)
+        if found is None:
+            continue
+        computing = plan.micro_flops / plan.devices / (found.teraflops * 1e12 * 0.35)
+        launching = LAUNCHES * LAUNCH_SECONDS * plan.blocks
+        if computing < launching:
+            yield Finding(
+                "note",
+                "launches",
+                f"on one {name} a micro-batch computes for {1e3 * computing:.2g} ms and takes about "
+                f"{1e3 * launching:.2g} ms to ask for",
+                "a device of this size waits for the host: the hours given for it are too few",
+                "a larger optim.batch, or train.cuda_graphs=true",
+            )
+        return

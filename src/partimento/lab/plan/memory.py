@@ -1,0 +1,99 @@
+"""Bytes on a device, and on the disk, of a training: closed forms over the parameters, and the traced activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from partimento.config import Config
+from partimento.lab.plan.trace import Kept
+from partimento.training.groups import Claim
+
+MOMENTS = {"adamw": 2, "muon": 1}  # tensors of the size of the parameter
+FLOAT = 4  # bytes; weights, gradients, moments and averages are float32 in every precision
+USABLE = 0.92  # of a device's memory: its context, the allocator's gaps, buffers of the libraries
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device at the highest point of a step, the beginning of the backward pass."""
+
+    weights: int
+    gradients: int
+    moments: int
+    average: int
+    copies: int
+    """weights in bfloat16 that autocast makes"""
+    activations: int
+    """with the logits, and the gradient of the largest tensor"""
+
+    @property
+    def fixed(self) -> int:
+        """All that does not grow with the batch."""
+        return self.weights + self.gradients + self.moments + self.average + self.copies
+
+    @property
+    def total(self) -> int:
+        return self.fixed + self.activations
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "total": self.total}
+
+
+def on_device(
+    module: nn.Module, claims: Sequence[Claim], config: Config, kept: Kept, batch: int, devices: int
+) -> Memory:
+    """One of `devices` devices that share micro-batches of `batch` items.
+
+    Every device holds everything (`train.parallel` "ddp"), or its share of weights, gradients, moments and average,
+    and beside it the largest block whole, while it computes (as FSDP2 gathers them).
+    """
+    weights = FLOAT * sum(parameter.numel() for parameter in module.parameters())
+    weights += sum(buffer.numel() * buffer.element_size() for buffer in module.buffers())
+    trained = FLOAT * sum(one.parameter.numel() for one in claims)
+    moments = FLOAT * sum(MOMENTS[one.optimizer] * one.parameter.numel() for one in claims)
+    average = weights if config.optim.ema > 0 else 0
+    sizes = [FLOAT * sum(p.numel() for p in part.parameters()) for part in _shards(module)]
+    shares = devices if config.train.parallel == "fsdp" else 1
+    gathered = 2 * max(sizes) if shares > 1 else 0  # its weights, then its gradients too
+    items = -(-batch // devices)
+    return Memory(
+        weights=weights // shares + gathered,
+        gradients=trained // shares,
+        moments=moments // shares,
+        average=average // shares,
+        copies=kept.copies if shares == 1 else kept.copies // len(sizes),
+        activations=round(kept.activations(config.train.recompute) * items),
+    )
+
+
+def _shards(module: nn.Module) -> list[nn.Module]:
+    """What is gathered as one: every block, and the largest of the rest."""
+    from partimento.training.compiled import blocks
+
+    return [*blocks(module), *(child for child in module.children() if not isinstance(child, nn.ModuleList))]
+
+
+def largest_batch(memory: Memory, kept: Kept, recompute: str, room: float, devices: int) -> int:
+    """Items of a micro-batch, over all devices, for which `room` bytes on each suffice; 0 if not even one fits."""
+    free = USABLE * room - memory.fixed
+    return max(0, int(free // kept.activations(recompute))) * devices
+
+
+def checkpoint_bytes(module: nn.Module, claims: Sequence[Claim], config: Config) -> int:
+    """Weights, moments, average: what one checkpoint takes on the disk."""
+    state = sum(tensor.numel() * tensor.element_size() for tensor in [*module.parameters(), *module.buffers()])
+    moments = FLOAT * sum(MOMENTS[one.optimizer] * one.parameter.numel() for one in claims)
+    return state * (2 if config.optim.ema > 0 else 1) + moments
+
+
+def disk_bytes(checkpoint: int, config: Config) -> int:
+    """All checkpoints of the run at their most: those kept, the best, the one being written, and the archives (whose
+    files are links at first, but stay when the checkpoint that they came from is pruned)."""
+    plan = config.train
+    written = -(-plan.steps // plan.save_every)
+    archives = min(plan.keep_archives, plan.steps // plan.archive_every) if plan.archive_every else 0
+    return checkpoint * (min(plan.keep, written) + 2 + archives)

@@ -1,0 +1,130 @@
+"""A plan as a page of plain text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from partimento.lab.plan import Plan
+from partimento.lab.plan.cost import MFU
+
+
+def sections(plan: Plan) -> list[tuple[str, list[str], list[list[Any]]]]:
+    """(title, head, rows) of every table, in the order in which they are read."""
+    return [
+        ("model", ["part", "parameters", "share"], _model(plan)),
+        ("data", ["", ""], _data(plan)),
+        *([("stages", ["from step", "window", "batch", "accumulate", "rate"], _stages(plan))] if _staged(plan) else []),
+        (
+            "optimizers",
+            ["group", "optimizer", "tensors", "parameters", "peak rate", "decay", "such as"],
+            [
+                [
+                    row["group"],
+                    row["optimizer"],
+                    row["tensors"],
+                    number(row["parameters"]),
+                    row["rate"],
+                    row["weight_decay"],
+                    row["names"][0],
+                ]
+                for row in plan.optimizers
+            ],
+        ),
+        ("memory of one device", ["", ""], _memory(plan)),
+        (
+            "options",
+            ["setting", "memory", "time of a step", *(["largest batch"] if plan.room else [])],
+            _options(plan),
+        ),
+        ("time", ["device", "TFLOP/s", "hours", "fits"], _hours(plan)),
+        ("disk", ["", ""], [["one checkpoint", size(plan.checkpoint_bytes)], ["the run", size(plan.disk_bytes)]]),
+    ]
+
+
+def _staged(plan: Plan) -> bool:
+    return len(plan.stages) > 1
+
+
+def _model(plan: Plan) -> list[list[Any]]:
+    rows = [[part, number(n), f"{100 * n / plan.parameters:.0f} %"] for part, n in plan.parts.items()]
+    frozen = f", {number(plan.frozen)} frozen" if plan.frozen else ""
+    return [*rows, ["all", number(plan.parameters), f"{number(plan.trainable)} trainable{frozen}"]]
+
+
+def _data(plan: Plan) -> list[list[Any]]:
+    data = plan.data
+    rows = [
+        [
+            "train split",
+            f"{data.clips:,} clips, {data.hours:,.2f} h, {data.frames:,} frames, {number(data.codes)} codes",
+        ],
+        ["different codes a parameter", f"{plan.codes_per_parameter:.3g}"],
+        ["the run draws", f"{plan.seen_items:,} windows, {number(plan.seen_codes)} codes"],
+        ["codes seen a parameter", f"{plan.seen_per_parameter:.3g}"],
+        ["hears the data", f"{plan.epochs:.2f} times"],
+    ]
+    if data.uncounted:
+        rows.append(["not counted", f"{data.uncounted} files whose header does not tell their length"])
+    return rows
+
+
+def _stages(plan: Plan) -> list[list[Any]]:
+    return [[s.start, s.window, s.batch, s.accumulate, f"x {s.lr:g}"] for s in plan.stages]
+
+
+def _memory(plan: Plan) -> list[list[Any]]:
+    memory = plan.options[0].memory
+    rows = [
+        ["weights", size(memory.weights)],
+        ["gradients", size(memory.gradients)],
+        ["moments", size(memory.moments)],
+        ["average (EMA)", size(memory.average)],
+        ["weights in bf16", size(memory.copies)],
+        [f"activations, batch {-(-plan.batch // plan.devices)}", size(memory.activations)],
+        ["all", size(memory.total)],
+    ]
+    return [row for row in rows if row[1] != size(0)]
+
+
+def _options(plan: Plan) -> list[list[Any]]:
+    rows: list[list[Any]] = []
+    for option in plan.options:
+        time = "by the links" if option.time is None else f"x {option.time:.2f}"
+        row = [option.settings or "as it is", size(option.memory.total), time]
+        rows.append([*row, option.largest_batch] if plan.room else row)
+    return rows
+
+
+def _hours(plan: Plan) -> list[list[Any]]:
+    rows: list[list[Any]] = []
+    if plan.measured is not None:
+        found = plan.measured
+        rows.append([f"{found.device}, measured here", f"{found.teraflops:.3g}", duration(found.hours), ""])
+    many = f"{plan.devices} x " if plan.devices > 1 else ""
+    for row in plan.hours:
+        name = f"{many}{row.device}" + (f" ({row.gigabytes:g} GB)" if row.gigabytes else "")
+        fits = "" if row.fits is None else "yes" if row.fits else "no"
+        rows.append([name, f"{row.teraflops:g} x {MFU:g}", duration(row.hours), fits])
+    return rows
+
+
+def number(value: float) -> str:
+    """12.3 M, 4.56 G; whole below ten thousand."""
+    if value < 10_000:
+        return f"{value:,.0f}"
+    unit, letter = next((u, x) for u, x in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")) if value >= u)
+    return f"{value / unit:.3g} {letter}"
+
+
+def size(value: float) -> str:
+    """Bytes in MB or GB."""
+    return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
+
+
+def duration(hours: float) -> str:
+    """Hours as a person would say them."""
+    if hours < 1 / 60:
+        return f"{3600 * hours:.2g} s"
+    if hours < 1:
+        return f"{60 * hours:.2g} min"
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"

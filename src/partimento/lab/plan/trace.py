@@ -1,0 +1,163 @@
+"""What one training step keeps in memory and computes, read off the model itself on the meta device.
+
+The objective runs with tensors that have shapes but no contents, so neither memory nor a device is needed, and a change
+of the model changes the estimate. Two things are replaced by what a GPU does: attention keeps what FlashAttention keeps
+(Dao et al. 2022: queries, keys, values, output, and one log-sum-exp a query and head) in place of the table of scores,
+and under bf16 the inputs of matrix products are cast as autocast casts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from partimento.training.compiled import blocks
+
+_PRODUCTS = (functional.linear, functional.conv1d, torch.conv1d, torch.matmul, Tensor.matmul, Tensor.__matmul__)
+
+
+@dataclass
+class Kept:
+    """Bytes that a forward pass over `items` items keeps for its backward pass.
+
+    blocks     inside the repeated blocks, and block, the largest of them alone
+    inputs     the inputs of the blocks: all that full recomputation keeps of them
+    products   outputs of matrix products and attention inside the blocks: what selective recomputation keeps beside
+    rest       outside the blocks: embedding, head, logits and loss
+    largest    the largest tensor of all (the logits, mostly), whose gradient lies beside it once
+    copies     weights in bfloat16, whatever the number of items
+    """
+
+    items: int
+    blocks: int = 0
+    block: int = 0
+    inputs: int = 0
+    products: int = 0
+    rest: int = 0
+    largest: int = 0
+    copies: int = 0
+
+    def activations(self, recompute: str = "none") -> float:
+        """Bytes an item at the highest point, the beginning of the backward pass."""
+        blocks = {
+            "none": self.blocks,
+            "selective": min(self.blocks, self.inputs + self.products + self.block),
+            "full": min(self.blocks, self.inputs + self.block),
+        }[recompute]
+        return (blocks + self.rest + self.largest) / self.items
+
+
+class _Flash(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        batch, heads, steps, _ = query.shape
+        mixed = query.new_zeros(batch, steps, heads, value.shape[3]).transpose(1, 2)
+        ctx.save_for_backward(query, key, value, mixed, query.new_zeros((batch, heads, steps), dtype=torch.float32))
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[None, None, None]:
+        raise RuntimeError("a trace has no backward pass")
+
+
+@dataclass
+class _Tracer(TorchFunctionMode):
+    """Looks at every function of torch that the objective calls, and at every tensor that autograd keeps."""
+
+    kept: Kept
+    weights: set[int]
+    seen: dict[int, Tensor] = field(default_factory=dict)
+    per_block: dict[int, int] = field(default_factory=dict)
+    block: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        attention = function is functional.scaled_dot_product_attention
+        if attention:
+            made = _Flash.apply(*args[:3])
+        else:
+            if function in _PRODUCTS and torch.is_autocast_enabled("cpu"):
+                args = tuple(self._cast(value) for value in args)
+            made = function(*args, **kwargs)
+        if self.block is not None and (attention or function in _PRODUCTS):
+            self.kept.products += made.numel() * made.element_size()
+        return made
+
+    def _cast(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.is_meta or not value.is_floating_point():
+            return value  # on a device, autocast does it
+        cast = value.to(torch.bfloat16)
+        if _storage(value) in self.weights and _storage(cast) not in self.weights:
+            self.kept.copies += cast.numel() * cast.element_size()
+            self.weights.add(_storage(cast))
+            self.seen[_storage(cast)] = cast  # so that the storage lives, and its number stays its own
+        return cast
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        storage = _storage(tensor)
+        if storage in self.weights or storage in self.seen:
+            return tensor
+        self.seen[storage] = tensor
+        size = tensor.untyped_storage().nbytes()
+        self.kept.largest = max(self.kept.largest, size)
+        if self.block is None:
+            self.kept.rest += size
+        else:
+            self.per_block[self.block] = self.per_block.get(self.block, 0) + size
+        return tensor
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def trace(objective: nn.Module, inputs: tuple[Tensor | None, ...], items: int, precision: str) -> Kept:
+    """What `objective(*inputs)`, in training, keeps for its backward pass. `items` is how many items the inputs hold.
+
+    On the meta device nothing is computed; on a CPU it is, with the same answer.
+    """
+    kept = Kept(items)
+    state = [*objective.parameters(), *objective.buffers()]
+    tracer = _Tracer(kept, {_storage(tensor) for tensor in state})
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    hooks = torch.autograd.graph.saved_tensors_hooks(tracer.keep, lambda tensor: tensor)
+    with _watched(objective, tracer), hooks, tracer, autocast, torch.random.fork_rng(devices=[]):
+        objective(*inputs)
+    kept.blocks = sum(tracer.per_block.values())
+    kept.block = max(tracer.per_block.values(), default=0)
+    return kept
+
+
+@contextmanager
+def _watched(objective: nn.Module, tracer: _Tracer) -> Iterator[None]:
+    def enter(number: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            tracer.block = number
+            first = next(value for value in args if isinstance(value, Tensor))
+            tracer.kept.inputs += first.numel() * first.element_size()
+
+        return hook
+
+    def leave(module: nn.Module, args: Any, made: Any) -> None:
+        tracer.block = None
+
+    handles = []
+    for number, block in enumerate(blocks(objective)):
+        handles += [block.register_forward_pre_hook(enter(number)), block.register_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

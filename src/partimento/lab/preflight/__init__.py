@@ -1,0 +1,79 @@
+"""Checks before a long run: each has a name, says what it measured, and names its remedy where it fails.
+
+`preflight` runs the cheap ones (seconds); `overfit` (minutes) is the strongest: see `lab.overfit`. A new check is one
+function in CHECKS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from partimento.config import Config
+from partimento.errors import PartimentoError
+from partimento.lab.overfit import OverfitResult, overfit
+from partimento.lab.preflight import condition, data, learning, machine, model
+from partimento.lab.preflight.bench import Bench
+from partimento.lab.preflight.check import Check, failed, skipped
+from partimento.progress import Progress, Quiet
+from partimento.runs.run import Run
+from partimento.training import devices
+
+__all__ = ["CHECKS", "Check", "OverfitResult", "overfit", "preflight"]
+
+CHECKS: dict[str, Callable[[Bench], Check]] = {
+    "device": machine.device_ready,
+    "pack": data.pack_whole,
+    "data": data.data_fits,
+    "splits": data.splits_apart,
+    "resume": data.same_run,
+    "demos": data.demos_open,
+    "disk": machine.disk_writable,
+    "crops": data.crops_spread,
+    "silence": data.silence_share,
+    "guidance": condition.null_learned,
+    "shape": model.shape_sound,
+    "init": model.init_documented,
+    "attention": model.attention_spread,
+    "initial loss": model.initial_loss,
+    "causality": model.mask_is_causal,
+    "receptive field": model.field_reaches,
+    "null condition": condition.null_is_one,
+    "optimizer": learning.claimed_once,
+    "gradients": learning.gradients_reach,
+    "rate": learning.rate_bearable,
+    "one batch": learning.one_batch_learned,
+    "types": learning.types_kept,
+}
+"""In the order in which they are made, the cheap ones first."""
+NO_TASK = ("device", "pack", "data")
+"""Checks that do not need the task, or are where it is made; without it, the others are not tried."""
+
+
+def preflight(
+    config: Config, *, runs: str | Path = "runs", run: str | None = None, progress: Progress | None = None
+) -> list[Check]:
+    """Run every cheap check and return them all, failed or not; what a check itself raises becomes its failure.
+
+    `run` is the id of a run in `runs` that is to be resumed with this configuration. Raises RUN001 and RUN002 where
+    there is no such run, and TRAIN005 where there is no such device.
+    """
+    progress = progress or Quiet()
+    found = None if run is None else Run.open(Path(runs) / run)
+    bench = Bench(config, Path(runs), found)
+    done: list[Check] = []
+    settings = config.train
+    with devices.reproducible(bench.device, settings.deterministic), devices.precise(bench.device, settings.precision):
+        for number, (name, check) in enumerate(CHECKS.items()):
+            progress.stage(name, (check.__doc__ or "").split("\n")[0])
+            if name not in NO_TASK and not bench.made:
+                done.append(skipped(name, "not tried: the data could not be opened"))
+                continue
+            try:
+                done.append(check(bench))
+            except PartimentoError as err:
+                why = f" ({err.why})" if err.why else ""
+                remedy = err.next or f"partimento explain {err.code}"
+                done.append(failed(name, f"{err.message}{why}", remedy, err.code))
+            progress.update(number + 1, len(CHECKS))
+    return done

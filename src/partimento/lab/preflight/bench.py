@@ -1,0 +1,116 @@
+"""What the checks share: the configuration, its data and model once they are made, and a short training on one batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from partimento.config import Config, RvqConfig
+from partimento.keyed import key
+from partimento.runs.run import Run
+from partimento.training import devices
+from partimento.training.optim import Optimizers, clip_global_, total_norm
+from partimento.training.task import Task
+from partimento.training.tasks import make_task
+from partimento.training.tasks.codes import CodesTask
+
+ITEMS = 2
+"""Items of a micro-batch here: what is checked does not depend on their number, and a large batch takes long."""
+PROBE_STEPS = 30
+WARM_UP = 10
+
+
+@dataclass
+class Probe:
+    """A training on one batch at the peak rate: mean losses before each step, gradient norms, and whether all was finite
+    (it ends where it is not)."""
+
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    finite: bool = True
+
+    @property
+    def fall(self) -> float:
+        """Share of its first value by which the loss fell."""
+        return 1 - self.losses[-1] / self.losses[0]
+
+
+class Bench:
+    """`run` is the run that is to be resumed, or None."""
+
+    def __init__(self, config: Config, runs: Path, run: Run | None = None) -> None:
+        self.config, self.runs, self.run = config, runs, run
+        self.device = devices.pick(config.train.device)
+
+    @cached_property
+    def task(self) -> Task:
+        """The task with small batches and without demos, which have a check of their own. Raises what the data raises."""
+        config = self.config
+        small = {"batch": min(ITEMS, config.optim.batch)}
+        stages = [
+            stage.model_copy(update={"batch": stage.batch and min(ITEMS, stage.batch)}) for stage in config.train.stages
+        ]
+        config = config.model_copy(
+            update={
+                "optim": config.optim.model_copy(update=small),
+                "train": config.train.model_copy(update={"stages": stages}),
+                "demo": config.demo.model_copy(update={"temperatures": []}),
+            }
+        )
+        devices.seed(self.device, key(config.train.seed, "weights"))
+        task = make_task(config, self.device)
+        task.objective.to(self.device).train()
+        task.start()
+        return task
+
+    @property
+    def made(self) -> bool:
+        """Whether the task could be made."""
+        return "task" in self.__dict__
+
+    @property
+    def codes(self) -> CodesTask | None:
+        """The task, if it is one of codes."""
+        task = self.task if isinstance(self.config, RvqConfig) else None
+        return task if isinstance(task, CodesTask) else None
+
+    def loss(self, batch: Any) -> Tensor:
+        """Mean over the valid tokens, with its graph, as the engine computes it."""
+        devices.seed(self.device, key(self.config.train.seed, "preflight"))
+        with devices.autocast(self.device, self.config.train.precision):
+            total, sums = self.task.objective(*self.task.inputs(batch))
+        return total / sums["tokens"]
+
+    @cached_property
+    def optimizer(self) -> Optimizers:
+        """Raises TRAIN010 to TRAIN013."""
+        return Optimizers(self.task.module, self.config.optim)
+
+    @cached_property
+    def probe(self) -> Probe:
+        """PROBE_STEPS real steps on one batch: the optimizers of the run at their peak rates, clipping, a warm-up."""
+        task, optim, probe = self.task, self.config.optim, Probe()
+        batch = task.batch(0, 0)
+        calm = torch.zeros((), dtype=torch.bool, device=self.device)
+        parameters = [one.parameter for one in self.optimizer.claims]
+        warm_up = min(WARM_UP, optim.warmup)
+        for step in range(PROBE_STEPS):
+            self.optimizer.zero_grad()
+            loss = self.loss(batch)
+            loss.backward()
+            gradients = [weight.grad for weight in parameters if weight.grad is not None]
+            norm = total_norm(gradients)
+            probe.losses.append(float(loss.detach()))
+            probe.norms.append(float(norm))
+            if not torch.isfinite(norm + loss.detach()):
+                probe.finite = False
+                break
+            clip_global_(gradients, torch.ones_like(norm), norm, optim.clip)
+            self.optimizer.step(calm, min(1.0, (step + 1) / (warm_up + 1)))
+        self.optimizer.zero_grad()
+        return probe

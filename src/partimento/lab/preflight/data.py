@@ -1,0 +1,175 @@
+"""Checks of the data: whole, split without a leak, of the run that is resumed, drawn as it should be."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from partimento.codecs.codec import open_like
+from partimento.config import CodecConfig, RvqConfig
+from partimento.errors import PartimentoError
+from partimento.keyed import permute_many
+from partimento.lab.preflight.bench import Bench
+from partimento.lab.preflight.check import Check, failed, passed, skipped, some, warned
+from partimento.tokens.clipwise import Runs
+from partimento.tokens.clipwise import read as read_clips
+from partimento.tokens.draw import Draw
+from partimento.tokens.duplicates import Fingerprints, find
+from partimento.tokens.pack import SPLITS, Pack
+from partimento.tokens.patterns import window
+from partimento.training.state import check_config, check_identity
+
+READ_FRAMES = 1_000_000  # of which copies and silence are looked for: some three hours, a second or two
+PLACES = 4096  # windows whose starts are looked at
+READ_WINDOWS = 8  # windows that are compared with the pack
+STILL_SHARE = 0.2
+PADDING_SHARE = 0.5
+SPREAD = (
+    0.5  # share of the room for crops that their starts must span: mean distance from the mean, of that of an even draw
+)
+
+
+def pack_whole(bench: Bench) -> Check:
+    """The pack is whole: its table, its edits, and the size and header of every shard."""
+    if not isinstance(bench.config, RvqConfig):
+        return skipped("pack", "this family reads recordings")
+    pack = Pack.open(bench.config.data.pack, verify="quick")
+    clips, hours = len(pack.clips), pack.spec.seconds(int(pack.clips.frames.sum())) / 3600
+    return passed("pack", f"{len(pack.shards)} shards, {clips:,} clips, {hours:,.1f} h of {pack.spec.codec}")
+
+
+def splits_apart(bench: Bench) -> Check:
+    """No source, no file and (in a pack of a few hours) no passage stands on both sides of the split."""
+    task = bench.codes
+    if task is None:
+        return skipped("splits", "recordings are held out by the hash of their names")
+    pack = task.pack
+    sides = pack.clips.split_codes
+    for what, column in (("source", pack.clips.source), ("file (equal sha256)", pack.clips.sha256)):
+        sets = [{column[int(clip)] for clip in np.flatnonzero(sides == side)} - {None} for side in range(len(SPLITS))]
+        if both := sorted(sets[0] & sets[1]):
+            found = f"{len(both)} times the same {what} in train and valid: {some([str(name) for name in both])}"
+            return failed("splits", found, "import or encode again: splits are made by hashed source")
+    counts = f"{int((sides == 0).sum()):,} clips to train on, {int((sides == 1).sum()):,} held out"
+    if int(pack.clips.frames.sum()) > READ_FRAMES:
+        return passed("splits", f"{counts}; no common source or file (partimento pack stats looks for copies)")
+    clips = np.arange(len(pack.clips), dtype=np.int64)
+    clips = clips[pack.ensure(clips)]
+    prints = Fingerprints()
+    read_clips(pack, clips, [prints])
+    pairs = [pair for pair in find(pack, clips, prints).pairs if sides[pair.first] != sides[pair.second]]
+    if pairs:
+        names = [f"{pack.clips.clip[pair.first]} and {pack.clips.clip[pair.second]}" for pair in pairs]
+        remedy = "give the copies one source (tags.jsonl) and encode again; partimento pack stats lists them"
+        return warned("splits", f"{len(pairs)} held-out clips share passages with training: {some(names)}", remedy)
+    return passed("splits", f"{counts}; no common source, file or passage")
+
+
+def data_fits(bench: Bench) -> Check:
+    """The data opens, both splits are there, and every window of the curriculum fits the longest clip."""
+    task = bench.task
+    identity = ", ".join(f"{name} {str(value)[:12]}" for name, value in task.identity.items())
+    codes = bench.codes
+    if codes is None:
+        return passed("data", f"opened and drawn from; {identity}")
+    padding, steps = max((_padding(draw), draw.window) for draw in codes.draws)
+    if padding > PADDING_SHARE:
+        found = f"{100 * padding:.0f} % of the rows of {steps}-step windows are padding"
+        return warned("data", found, "a shorter data.window: most clips are shorter than this one")
+    shortest, delay = min(draw.window for draw in codes.draws), codes.pattern.max_delay
+    if shortest <= delay:
+        found = f"the last book is delayed by {delay} steps, and a window has {shortest}"
+        return warned("data", found, f"data.window={4 * delay}, or another model.pattern")
+    return passed("data", f"{codes.train.slots:,} windows an epoch, {100 * padding:.0f} % padding; {identity}")
+
+
+def _padding(draw: Draw) -> float:
+    """Share of the rows of its first windows."""
+    clip_B, _ = draw.places(np.arange(min(PLACES, draw.slots)))
+    rows_B = draw.pattern.steps_many(draw.pack.clips.frames[clip_B], draw.ends)
+    return float(np.maximum(0, draw.window + 1 - rows_B).mean() / (draw.window + 1))
+
+
+def same_run(bench: Bench) -> Check:
+    """The run that is resumed was started with this data and this configuration."""
+    if bench.run is None:
+        return skipped("resume", "a new run (give --run to check one that exists)")
+    check_config(bench.run.record["config"], bench.config)
+    check_identity(bench.run.record.get("identity", {}), bench.task.identity, bench.task.history)
+    return passed("resume", f"{bench.run.id} was started with the same data and configuration")
+
+
+def demos_open(bench: Bench) -> Check:
+    """The codec that plays the demos opens, and their tags are tags of the pack."""
+    demo, task = bench.config.demo, bench.codes
+    if task is None or isinstance(bench.config, CodecConfig):
+        return skipped("demos", "this family is its own codec")
+    if not demo.temperatures:
+        return skipped("demos", "switched off (demo.temperatures = [])")
+    try:
+        codec = open_like(task.pack.spec, name=bench.config.data.codec)
+    except PartimentoError as err:
+        why = f" ({err.why})" if err.why else ""
+        remedy = "name it: data.codec=FOLDER; or train without demos: demo.temperatures=[]"
+        return failed("demos", f"{err.message}{why}", remedy, err.code)
+    if demo.tags:
+        task.player.require(demo.tags)
+    return passed("demos", f"{codec.spec.codec} opens; played with {', '.join(demo.tags) or 'no tags'}")
+
+
+def crops_spread(bench: Bench) -> Check:
+    """Windows hold the frames that they say, begin all over their clips, and are others in the next epoch."""
+    task = bench.codes
+    if task is None:
+        return skipped("crops", "crops of recordings are drawn by key, at any sample")
+    draw, pack = task.train, task.pack
+    batch = draw.batch(range(READ_WINDOWS))
+    for (clip, start), grid_SK in zip(batch.items, batch.grid_BSK.numpy(), strict=True):
+        right_SK = window(
+            lambda first, last, clip=clip: pack.read(clip, first, last),  # type: ignore[misc]
+            int(pack.clips.frames[clip]),
+            draw.pattern,
+            draw.specials,
+            start=start,
+            steps=draw.window + 1,
+            ends=draw.ends,
+        )
+        if not np.array_equal(grid_SK, right_SK):
+            found = f"the window of {pack.clips.clip[clip]} at step {start} holds other codes than the pack has there"
+            return failed("crops", found, "cropping has one owner (tokens.draw); undo the change")
+    clip_B, start_B = draw.places(np.arange(PLACES))
+    room_B = np.asarray(draw.pattern.steps_many(pack.clips.frames[clip_B], draw.ends)) - (draw.window + 1)
+    roomy = room_B > 0
+    if not roomy.any():
+        return passed("crops", "no clip is longer than a window: each is drawn whole")
+    place_B = start_B[roomy] / room_B[roomy]
+    drawn = np.histogram(place_B, bins=8, range=(0, 1))[0]
+    told = "starts in eighths of the clips: " + " ".join(str(count) for count in drawn.tolist())
+    # Mean distance of an even draw from its mean is a quarter of the room.
+    if np.abs(place_B - place_B.mean()).mean() < SPREAD * 0.25:
+        found = (
+            f"{100 * float((start_B[roomy] == start_B[roomy][0]).mean()):.0f} % of the crops begin at one place; {told}"
+        )
+        return failed("crops", found, "most of the data is never heard: crops must begin all over a clip")
+    items = np.arange(min(PLACES, draw.slots))
+    epochs = [np.stack(draw.places(items + epoch * draw.slots)) for epoch in (0, 1)]
+    if np.array_equal(epochs[0], epochs[1]):
+        return failed("crops", "two epochs draw the same windows in the same order", "draw by (seed, number)")
+    return passed("crops", f"{told}; two epochs differ")
+
+
+def silence_share(bench: Bench) -> Check:
+    """Most of what is learned is not silence (frames that stand still)."""
+    task = bench.codes
+    if task is None:
+        return skipped("silence", "looked for in packs")
+    pack, clips = task.pack, np.asarray(task.train.clips, dtype=np.int64)
+    clips = clips[permute_many(np.arange(len(clips)), len(clips), "preflight")]
+    clips = clips[: max(1, int(np.searchsorted(np.cumsum(pack.clips.frames[clips]), READ_FRAMES)))]
+    clips = np.sort(clips[pack.ensure(clips)])
+    runs = Runs(len(clips), float(pack.spec.frame_rate))
+    read_clips(pack, clips, [runs])
+    share = float(runs.still_C.sum() / max(1, int(pack.clips.frames[clips].sum())))
+    found = f"{100 * share:.0f} % of the frames of {len(clips):,} clips stand still"
+    if share > STILL_SHARE:
+        return warned("silence", found, "cut long silences before encoding; partimento pack stats names the clips")
+    return passed("silence", found)

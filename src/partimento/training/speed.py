@@ -1,0 +1,159 @@
+"""How fast a training is, and how fast it could be: floating-point operations, peak rates, step times, recompiles.
+
+Model FLOPs utilisation (MFU) is the share of the device's dense matrix rate that the model's own arithmetic takes:
+items per second x FLOPs of an item / peak. Operations that are made twice (recompute) count once. The convention is
+that of PaLM (Chowdhery et al., 2022, appendix B) as nanochat counts it: 6 a weight that multiplies the token stream
+and 12 L H Q T a token for attention, which is not halved for causality.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import time
+from collections import deque
+from typing import Any
+
+import torch
+from torch import nn
+
+from partimento.models.attention import CrossAttention, SelfAttention
+from partimento.training import devices
+
+_TERA = 1e12
+# Vendors' dense rates without sparsity, in TFLOP/s: bf16 with float32 accumulation, TF32, float32 (None: the device has
+# no such mode). A device has the first of these that is in its name, as whole words.
+_PEAKS: dict[str, tuple[float | None, float | None, float | None]] = {
+    "B200": (2250.0, 1100.0, 75.0),
+    "GH200": (989.4, 494.7, 66.9),
+    "H200": (989.4, 494.7, 66.9),
+    "H100 PCIe": (756.0, 378.0, 51.2),
+    "H100 NVL": (835.0, 417.5, 60.0),
+    "H100": (989.4, 494.7, 66.9),
+    "A100": (312.0, 156.0, 19.5),
+    "A10G": (70.0, 35.0, 31.2),
+    "A10": (125.0, 62.5, 31.2),
+    "L40S": (362.0, 183.0, 91.6),
+    "L40": (181.0, 90.5, 90.5),
+    "L4": (121.0, 60.0, 30.3),
+    "RTX 4090": (165.2, 82.6, 82.6),
+    "V100": (None, None, 15.7),
+    "TPU v6e": (918.0, None, None),
+    "TPU v5p": (459.0, None, None),
+    "TPU v5e": (197.0, None, None),
+    "TPU v5 lite": (197.0, None, None),
+    "TPU v4": (275.0, None, None),
+}
+
+
+def flops_per_item(module: nn.Module, window: int, memory: int = 0) -> float:
+    """FLOPs of one item of `window` tokens in training (forward and backward).
+
+    6 a token for each weight of a linear or convolutional layer (heads included; embeddings that are looked up are
+    not), and 12 H E T a token for each self attention of H heads of width E. Cross attention looks at `memory` tokens.
+    Convolutions are taken to step one position a token, as in our codec, whose tokens are frames.
+    """
+    total = 0.0
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv1d):
+            total += 6.0 * part.weight.numel() * window
+        elif isinstance(part, SelfAttention):
+            total += 12.0 * part.heads * part.head_width * window * window
+        elif isinstance(part, CrossAttention):
+            total += 12.0 * part.heads * part.head_width * memory * window
+            total += 6.0 * part.key_value.weight.numel() * (memory - window)  # it reads the memory, not the tokens
+    return total
+
+
+def peak(device: torch.device, precision: str) -> float | None:
+    """FLOP/s that the vendor names for dense products in "bf16", "tf32" or "fp32"; None where none is known (a CPU)."""
+    name = devices.name(device)
+    rates = next((rates for known, rates in _PEAKS.items() if re.search(rf"\b{known}\b", name)), None)
+    rate = None if rates is None else rates[("bf16", "tf32", "fp32").index(precision)]
+    return None if rate is None else rate * _TERA
+
+
+def mfu(items_per_second: float, item_flops: float, rate: float | None) -> float | None:
+    """Share in 0..1 of `rate` (FLOP/s: `peak`, or `matmul_rate` for what can really be reached); None without one."""
+    return None if rate is None else items_per_second * item_flops / rate
+
+
+def matmul_rate(device: torch.device, precision: str, size: int = 8192, seconds: float = 1.0) -> float:
+    """FLOP/s of one product of two `size` x `size` matrices, repeated for about so long: the peak that is really there.
+
+    On normally distributed numbers: zeros draw less power and would be faster than any training.
+    """
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(left)
+    with devices.precise(device, precision), torch.no_grad():
+        repeats, spent = 1, 0.0
+        while True:
+            devices.synchronise(device)
+            began = time.perf_counter()
+            for _ in range(repeats):
+                torch.mm(left, right, out=out)
+            devices.synchronise(device)
+            spent = time.perf_counter() - began
+            if spent >= seconds / 2:  # the repetitions before were the warm-up
+                return 2.0 * size**3 * repeats / spent
+            repeats = max(repeats * 2, int(repeats * 0.8 * seconds / max(spent, 1e-6)))
+
+
+class Clock:
+    """Durations of the steps since the last reading, as the host sees them; at most the newest 4096 are kept.
+
+    On a device that works on its own a step's duration is the time to ask for it, until the queue is full or a reading
+    waits for it: the mean over a line of the log is true, the median may be too short and the longest holds the wait.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: deque[float] = deque(maxlen=4096)
+        self._waited = 0.0
+        self._spent = 0.0
+
+    def add(self, seconds: float, waited: float = 0.0) -> None:
+        """One step; `waited` are the seconds of it in which the host stood still for its data."""
+        self._seconds.append(seconds)
+        self._spent += seconds
+        self._waited += waited
+
+    def read(self) -> dict[str, float]:
+        """{"step_seconds", "step_p50", "step_p99", "data_wait_share"} since the last reading; {} without a step."""
+        if not self._seconds:
+            return {}
+        seconds = sorted(self._seconds)
+        figures = {
+            "step_seconds": sum(seconds) / len(seconds),
+            "step_p50": seconds[math.ceil(0.50 * len(seconds)) - 1],
+            "step_p99": seconds[math.ceil(0.99 * len(seconds)) - 1],
+            "data_wait_share": self._waited / self._spent if self._spent else 0.0,
+        }
+        self._seconds.clear()
+        self._waited = self._spent = 0.0
+        return figures
+
+
+class Recompiles:
+    """`count`: graphs that torch.compile (and XLA, where it is used) have made since this object was; 0 without them.
+
+    In a healthy run it stops growing after the second step. Asking imports nothing.
+    """
+
+    def __init__(self) -> None:
+        self._before = self._all()
+
+    @property
+    def count(self) -> int:
+        return self._all() - self._before
+
+    @staticmethod
+    def _all() -> int:
+        dynamo: Any = sys.modules.get("torch._dynamo.utils")
+        graphs = dynamo.counters["stats"]["unique_graphs"] if dynamo is not None else 0
+        if "torch_xla" in sys.modules:
+            metrics: Any = __import__("torch_xla.debug.metrics", fromlist=["metric_data"])
+            compiled = metrics.metric_data("CompileTime")  # (how often, total, samples), None before the first
+            graphs += compiled[0] if compiled else 0
+        return int(graphs)
