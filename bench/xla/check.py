@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import os
 import sys
@@ -96,6 +97,7 @@ class Side:
         self.task = make_task(config, device)
         self.task.objective.to(device).train()
         self.state = State(config, self.task, Parallel(Place(0, 1, 0, 1, "", 0), device))
+        devices.synchronise(device)  # the weights' own making is no part of the first step
         self.recompiles = Recompiles()
 
     def train(self) -> tuple[list[float], list[int]]:
@@ -156,10 +158,10 @@ def apart(one: list[float], other: list[float]) -> float:
 
 def weights_apart(cpu: State, xla: State) -> float:
     """Largest absolute difference of weights and averages."""
-    pairs = list(zip(cpu.task.module.parameters(), xla.task.module.parameters(), strict=True))
     assert cpu.ema is not None and xla.ema is not None
-    pairs += [(cpu.ema.weights[name], xla.ema.weights[name]) for name in cpu.ema.weights]
-    return max(float((a.detach() - b.detach().cpu()).abs().max()) for a, b in pairs)
+    ours = [*cpu.task.module.parameters(), *cpu.ema.weights.values()]
+    theirs = [*xla.task.module.parameters(), *xla.ema.weights.values()]
+    return max(float((a - b.cpu()).detach().abs().max()) for a, b in zip(ours, theirs, strict=True))
 
 
 def fallbacks(metrics: Any) -> dict[str, int]:
@@ -176,7 +178,7 @@ def check(family: str) -> dict[str, Any]:
         cpu, xla = Side(config, torch.device("cpu")), Side(config, devices.pick("xla"))
         (losses, _), (xla_losses, programs) = cpu.train(), xla.train()
         stages = [0, *(stage.start for stage in config.train.stages), config.train.steps]
-        late = [n for first, end in zip(stages, stages[1:], strict=False) for n in programs[first + LOG_EVERY : end]]
+        late = [n for first, end in itertools.pairwise(stages) for n in programs[first + LOG_EVERY : end]]
         facts: dict[str, Any] = {
             "family": family,
             "torch": torch.__version__,

@@ -1,17 +1,15 @@
-"""The overfit check passes on a sound model and catches each fault it is there for."""
+"""The overfit check passes on a sound model and catches each fault it is there for. (The cheap checks: test_checks.)"""
 
 from fractions import Fraction
 
 import numpy as np
 import pytest
-import torch
 
 from partimento.config import parse
 from partimento.errors import PartimentoError, explanations
 from partimento.lab import overfit as module
 from partimento.lab.overfit import compare
-from partimento.lab.preflight import CHECKS, overfit, preflight
-from partimento.models.attention import SelfAttention
+from partimento.lab.preflight import overfit
 from partimento.models.conditions import TagCondition
 from partimento.tokens.spec import CodecSpec
 from partimento.tokens.writer import PackWriter
@@ -76,17 +74,6 @@ def test_another_null_condition_is_caught(pack, monkeypatch):
     assert err.value.context["result"]["equal"] < 1
 
 
-def test_a_mask_that_shows_the_future_is_caught(pack, tmp_path, monkeypatch):
-    original = torch.nn.functional.scaled_dot_product_attention
-
-    def leaky(*arguments, **rest):
-        rest["is_causal"] = False
-        return original(*arguments, **rest)
-
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", leaky)
-    assert named(preflight(config(pack), runs=tmp_path), "causality").passed is False
-
-
 def test_a_model_that_does_not_learn_in_time(pack):
     with pytest.raises(PartimentoError) as err:
         overfit(config(pack), seconds=1.5, minutes=0)
@@ -102,59 +89,6 @@ def test_compare_finds_the_first_difference():
     assert compare(codes, wrong) == (10 / 12, (2, 1))
     assert compare(codes, codes[:2]) == (0.5, (2, 0))  # ended too early
     assert compare(codes, np.vstack([codes, codes])) == (1.0, (4, 0))  # played on
-
-
-def test_cheap_checks_pass(pack, tmp_path):
-    found = preflight(config(pack), runs=tmp_path / "runs")
-    assert [check.name for check in found] == list(CHECKS)
-    assert all(check.passed for check in found), found
-    assert not list((tmp_path / "runs").iterdir())  # nothing is left behind
-
-
-def named(checks, name):
-    return next(check for check in checks if check.name == name)
-
-
-def test_a_window_longer_than_every_clip(pack, tmp_path):
-    long = parse({**config(pack).model_dump(mode="json"), "data": {"pack": str(pack), "window": 500}})
-    found = preflight(long, runs=tmp_path)
-    assert named(found, "data").passed is False and named(found, "data").code == "PACK007"
-    assert "data.window" in named(found, "data").remedy
-    assert named(found, "gradients").passed is None  # not tried, and it says so
-
-
-def test_an_untrained_null_condition_is_named(pack, tmp_path):
-    dropped = {"pack": str(pack), "window": 32, "null_share": 0.0}
-    found = preflight(parse({**config(pack).model_dump(mode="json"), "data": dropped}), runs=tmp_path)
-    assert named(found, "gradients").passed is False
-    assert "null" in named(found, "gradients").found and "null_share" in named(found, "gradients").remedy
-
-
-def test_a_parameter_without_gradient_is_named(pack, tmp_path, monkeypatch):
-    monkeypatch.setattr(SelfAttention, "forward", lambda self, x_BSD, *rest: torch.zeros_like(x_BSD))
-    found = named(preflight(config(pack), runs=tmp_path), "gradients")
-    assert found.passed is False and "attention" in found.found
-
-
-def test_a_wrong_beginning_is_seen(pack, tmp_path, monkeypatch):
-    from partimento.models.decoder import CodeDecoder
-
-    original = CodeDecoder.initialise
-
-    def loud(self):
-        original(self)
-        with torch.no_grad():
-            self.head.weight.mul_(100)
-
-    monkeypatch.setattr(CodeDecoder, "initialise", loud)
-    assert named(preflight(config(pack), runs=tmp_path), "initial loss").passed is False
-
-
-def test_a_full_disk_fails(pack, tmp_path, monkeypatch):
-    usage = type("Usage", (), {"free": 1000})()
-    monkeypatch.setattr("partimento.lab.preflight.shutil.disk_usage", lambda path: usage)
-    found = named(preflight(config(pack), runs=tmp_path), "disk")
-    assert found.passed is False and found.remedy
 
 
 def test_every_code_is_explained():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -8,6 +9,7 @@ import torch
 
 from partimento.errors import PartimentoError
 from partimento.models.decoder import CodeDecoder, DecoderConfig
+from partimento.models.loss import code_loss
 
 VARIANTS = {
     "default": {},
@@ -102,6 +104,22 @@ def test_embedding_and_heads_are_those_of_each_book() -> None:
     expected = torch.stack([x @ heads[k].T for k in range(3)], dim=2)
     torch.testing.assert_close(decoder(given), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(decoder(given, last=True), expected[:, -1:], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_loss_is_the_loss_of_the_logits(name: str) -> None:
+    decoder = tiny(**VARIANTS[name])
+    given, extra = grid(steps=13), extras(decoder)
+    rows, targets = given[:, :-1], given[:, 1:]
+    options = {"weights_K": torch.tensor([2.0, 0.5, 0.5]), "label_smoothing": 0.1, "z_loss": 1e-3}
+    got = decoder.loss(rows, targets, 8, **extra, **options)
+    expected = code_loss(decoder(rows, **extra), targets, 8, **options)
+    for field in dataclasses.fields(got):
+        torch.testing.assert_close(getattr(got, field.name), getattr(expected, field.name), rtol=1e-5, atol=1e-5)
+    weights = list(decoder.parameters())
+    ours, theirs = (torch.autograd.grad(one.total, weights, allow_unused=True) for one in (got, expected))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()

@@ -82,6 +82,33 @@ def test_other_cases_are_torchs_own(products) -> None:
 
 
 @needs_onednn
+@pytest.mark.parametrize("bias", [True, False])
+def test_compiled_code_takes_the_same_products(bias: bool) -> None:
+    """backend aot_eager: what is traced, not what inductor makes of it."""
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    layer = Linear(130, 260, bias=bias)
+    x = torch.randn(2, 64, 130, requires_grad=True)
+    wanted = [x, *layer.parameters()]
+    got = torch.compile(layer.__call__, backend="aot_eager", fullgraph=True, dynamic=False)(x)
+    expected = layer(x)
+    assert torch.equal(got, expected)
+    upstream = torch.randn_like(got)
+    for ours, theirs in zip(
+        torch.autograd.grad(got, wanted, upstream), torch.autograd.grad(expected, wanted, upstream), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
+@needs_onednn
+def test_the_operator_of_compiled_code_keeps_its_contract() -> None:
+    weight = torch.randn(24, 16)
+    for given in ((torch.randn(2, 5, 16), weight, torch.randn(24)), (torch.randn(2, 5, 16), weight, None)):
+        torch.library.opcheck(module._compiled_product, given)
+    torch.library.opcheck(module._compiled_product, (torch.randn(16, 5).t(), torch.randn(16, 24).t(), None))
+
+
+@needs_onednn
 def test_packed_weights_are_held_inside_only(products) -> None:
     torch.manual_seed(0)
     layer = Linear(256, 1100)

@@ -116,7 +116,10 @@ def test_heads_and_loss_in_one(smoothing: float, z: float, rows: int, eos: bool,
 def same(got: CodeLoss, expected: CodeLoss, **tolerance: float) -> None:
     for name in ("total", "count", "code_sum_K", "code_count_K", "eos_sum", "eos_count"):
         torch.testing.assert_close(
-            getattr(got, name).detach(), getattr(expected, name).detach(), msg=lambda text, name=name: f"{name}: {text}", **tolerance
+            getattr(got, name).detach(),
+            getattr(expected, name).detach(),
+            msg=lambda text, name=name: f"{name}: {text}",
+            **tolerance,
         )
 
 

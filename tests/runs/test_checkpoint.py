@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +154,142 @@ def test_the_manifest_lists_every_file(tmp_path: Path) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     assert sorted(manifest["files"]) == sorted(p.name for p in path.iterdir() if p.name != "manifest.json")
     assert all(commit.sha256(path / name) == entry["sha256"] for name, entry in manifest["files"].items())
+
+
+def edit(path: Path, change: Any) -> None:
+    """A manifest that lies."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    change(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("lie", "why"),
+    [
+        (
+            lambda m: m["files"].update({"../step-000000001/model.safetensors": m["files"]["state.json"]}),
+            "no checkpoint",
+        ),
+        (lambda m: m["files"].update({"/etc/passwd": {"bytes": 1, "sha256": "0"}}), "no checkpoint has"),
+        (lambda m: m["files"].update({"a/b/c.safetensors": {"bytes": 1, "sha256": "0"}}), "no checkpoint has"),
+        (lambda m: m["files"].pop("state.json"), "does not list state.json"),
+        (lambda m: m["files"].update({"model.safetensors": 7}), "does not say what model.safetensors is"),
+        (lambda m: m["files"]["model.safetensors"].update(bytes=7), "7 were written"),
+        (lambda m: m["files"]["model.safetensors"].update(sha256="0" * 64), "sha256"),
+        (lambda m: m.update(files=[]), "does not list state.json"),
+        (lambda m: m.update(step=3), "that of step 3"),
+        (lambda m: m["files"].update({"model/a.safetensors": m["files"]["model.safetensors"]}), "make together"),
+    ],
+)
+def test_a_manifest_that_lies(tmp_path: Path, lie: Any, why: str) -> None:
+    save(tmp_path, 1)
+    path = save(tmp_path, 2)
+    edit(path, lie)
+    for attempt in (checkpoint.load, checkpoint.verify):
+        with pytest.raises(PartimentoError, match=f"(?s)CKPT001.*{why}"):
+            attempt(path)
+    assert checkpoint.newest(tmp_path) == tmp_path / "step-000000001"
+
+
+def test_a_file_that_is_no_safetensors_although_its_hash_is_right(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    (path / "model.safetensors").write_bytes(b"nothing of the kind")
+    right = {"bytes": 19, "sha256": commit.sha256(path / "model.safetensors")}
+    edit(path, lambda manifest: manifest["files"].update({"model.safetensors": right}))
+    with pytest.raises(PartimentoError, match=r"(?s)CKPT001.*model cannot be read"):
+        checkpoint.load(path)
+
+
+def test_a_machine_that_cannot_read_is_not_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a good checkpoint would be set aside because the process had too many files open."""
+    save(tmp_path, 1)
+
+    def out_of_files(*_: Any) -> None:
+        raise PartimentoError("SYS002", "cannot open it")
+
+    monkeypatch.setattr(commit, "sha256", out_of_files)
+    with pytest.raises(PartimentoError, match="SYS002"):
+        checkpoint.newest(tmp_path)
+
+
+def test_moments_in_low_precision_are_neither_written_nor_read(tmp_path: Path) -> None:
+    good = {"w.step": torch.tensor(3), "w.exp_avg": torch.ones(3)}
+    path = checkpoint.save(tmp_path, 1, {"optimizer": good, "model": {"w": torch.ones(3).bfloat16()}}, {})
+    assert checkpoint.load(path).parts["model"]["w"].dtype == torch.bfloat16, "weights may be what they are"
+    bad = {"optimizer": good | {"w.exp_avg": torch.ones(3).bfloat16()}}
+    with pytest.raises(PartimentoError, match=r"(?s)CKPT012.*w\.exp_avg is held in bfloat16"):
+        checkpoint.save(tmp_path, 2, bad, {})
+    assert checkpoint.visible(tmp_path) == [path]
+    safetensors.torch.save_file(bad["optimizer"], path / "optimizer.safetensors")
+    file = path / "optimizer.safetensors"
+    entry = {"bytes": file.stat().st_size, "sha256": commit.sha256(file)}
+    edit(path, lambda manifest: manifest["files"].update({file.name: entry}))
+    with pytest.raises(PartimentoError, match="CKPT012"):
+        checkpoint.load(path)
+    assert checkpoint.load(path, ("model",)).parts.keys() == {"model"}
+
+
+def figured(folder: Path, step: int, figures: dict[str, Any], score: float | None = None) -> Path:
+    return checkpoint.save(folder, step, {"model": {"w": torch.ones(1)}}, {"score": score, "figures": figures})
+
+
+def test_the_best_by_any_figure(tmp_path: Path) -> None:
+    assert checkpoint.best(tmp_path, "ce") is None
+    one = figured(tmp_path, 1, {"ce": 3.0, "ce_K": [9, 1.0], "by": {"book": {"first": 5.0}}}, score=2.0)
+    two = figured(tmp_path, 2, {"ce": 2.0, "ce_K": [8, 2.0], "by": {"book": {"first": 6.0}}}, score=3.0)
+    figured(tmp_path, 3, {"ce": None, "ce_K": [True, "x"], "by": 1.0})
+    figured(tmp_path, 4, {})
+    chosen = {None: one, "ce": two, "ce_K.0": two, "ce_K.1": one, "by.book.first": one}
+    assert {metric: checkpoint.best(tmp_path, metric) for metric in chosen} == chosen
+    for metric in ("perplexity", "ce_K.7", "ce_K.-1", "by.book", "ce.0", "by.book.first.0"):
+        with pytest.raises(PartimentoError, match=r"(?s)CKPT010.*by, ce, ce_K"):
+            checkpoint.best(tmp_path, metric)
+
+
+def test_prune_keeps_the_best_by_the_metric_of_the_run(tmp_path: Path) -> None:
+    for step, ce in ((1, 2.0), (2, 1.0), (3, 5.0), (4, 4.0)):
+        figured(tmp_path, step, {"ce": ce}, score=float(step))
+    removed = checkpoint.prune(tmp_path, 1, "ce")
+    assert [path.name[-1] for path in removed] == ["1", "3"]
+    figured(tmp_path, 5, {})
+    assert checkpoint.prune(tmp_path, 2, "nobody has it") == [tmp_path / "step-000000002"]
+
+
+def test_a_removal_that_was_killed_is_finished_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.prune(tmp_path, 2)
+    monkeypatch.undo()
+    assert [path.name[-1] for path in checkpoint.visible(tmp_path)] == ["2", "3"]
+    save(tmp_path, 1)  # and the same step may be written and removed once more
+    checkpoint.prune(tmp_path, 2)
+    assert sorted(path.name[-1] for path in tmp_path.iterdir()) == ["2", "3"]
+
+
+def test_what_a_killed_save_left_is_swept_by_the_next(tmp_path: Path) -> None:
+    dead = tmp_path / f"step-000000007.{commit._machine()}-{_gone()}-0123abcd.tmp"
+    dead.mkdir()
+    assert checkpoint.newest(tmp_path) is None
+    save(tmp_path, 7)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000007"]
+
+
+def _gone() -> int:
+    """The number of a process that has ended."""
+    child = subprocess.Popen(["true"])
+    child.wait()
+    return child.pid
+
+
+def test_contents_are_the_files_of_each_part(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    assert checkpoint.contents(path) == {
+        "model": [path / "model.safetensors"],
+        "optimizer": [path / "optimizer.safetensors"],
+    }

@@ -178,6 +178,9 @@ def test_what_is_learned_by_heart_may_jump_by_factors() -> None:
     watch = guard(window=32)
     for step in range(200):
         assert not judge(watch, 6.9 * 0.9**step, 0.9**step)
+    resumed = guard(window=32)
+    resumed.load({name: tensor.clone() for name, tensor in watch.state().items()})
+    assert not judge(resumed, 0.5, 0.3)
     assert not judge(watch, 0.5, 0.3)
     assert judge(watch, 6.9, 0.1) and judge(watch, 0.1, 3.0)
 

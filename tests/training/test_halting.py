@@ -9,7 +9,7 @@ import pytest
 
 from partimento.config import Guard
 from partimento.keyed import numpy_rng
-from partimento.training.halting import READS, REMEMBERED, diverged, exhausted, last_skip, remember, stop_early
+from partimento.training.halting import READS, REMEMBERED, diverged, exhausted, healthy, last_skip, remember, stop_early
 
 STEPS = np.arange(600)
 
@@ -33,6 +33,7 @@ HEALTHY = {
     "falls": learning(0),
     "falls, noisy": learning(1, noise=0.3),
     "barely falls": learning(2, end=6.7, noise=0.05),
+    "barely falls, very noisy": learning(13, end=6.7, noise=0.5),
     "never learns": learning(3, end=6.93, noise=0.02),
     "plateau without noise": np.full(600, 4.0),
     "flat zero": np.zeros(600),
@@ -96,11 +97,19 @@ def test_the_reason_can_be_read() -> None:
     assert reason is not None and "9, not finite, 9.5, 9, 9.25" in reason and "level of 4 " in reason
 
 
+def test_a_checkpoint_is_good_while_the_loss_is_on_its_level() -> None:
+    assert healthy([]) and healthy([6.9]) and healthy([6.9, 7.0]) and healthy([6.9] * 5 + [4.0] * 8 + [4.3])
+    assert not healthy([None]) and not healthy([6.9, math.nan]) and not healthy([6.9, 30.0])
+    assert not healthy([6.9] * 5 + [4.0] * 8 + [6.5]), "one reading is enough to doubt, five are needed to act"
+    for name in ("falls", "plateau without noise", "the curriculum", "from far"):
+        assert all(healthy(list(HEALTHY[name][:n])) for n in range(0, 600, 7))
+
+
 def test_what_is_remembered_begins_with_the_first_reading() -> None:
     losses: list[float | None] = []
     for n in range(3 * REMEMBERED):
         losses = remember(losses, float(n) if n % 7 else math.nan)
-    assert len(losses) == REMEMBERED and losses[0] is None
+    assert len(losses) == REMEMBERED and losses[0] == 1.0  # reading 0 was not finite
     assert losses[1:] == [float(n) if n % 7 else None for n in range(2 * REMEMBERED + 1, 3 * REMEMBERED)]
     assert remember([], 2.0) == [2.0] and remember([2.0], None) == [2.0, None]
 

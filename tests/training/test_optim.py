@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from toy import ToyModule
 
 from partimento.config import Group, Optim
@@ -280,3 +281,49 @@ def test_the_running_norms_come_back_and_misfits_are_refused() -> None:
         other.load(saved)
     with pytest.raises(PartimentoError, match="TRAIN003"):
         other.load(copies(clip.state()) | {"layer.weight.mean_norm": torch.zeros((), dtype=torch.bfloat16)})
+
+
+class NothingIsRead(TorchDispatchMode):
+    """Fails on the operations that a device would have to be waited for."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func.name() not in ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("adagc", [False, True])
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_step_waits_for_nothing(name: Any, adagc: bool) -> None:
+    module = decoder()
+    optimizers = Optimizers(module, Optim(name=name))
+    clip = AdaGC(dict(module.named_parameters()), Optim())
+    with pytest.raises(AssertionError), NothingIsRead():
+        bool(GOOD)
+    spoil(module, 1.0)
+    gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
+    scale = torch.tensor(0.1)
+    with NothingIsRead():
+        norm = total_norm(gradients) * scale
+        if adagc:
+            clip.clip_(scale, norm, BAD)
+        else:
+            clip_global_(gradients, scale, norm, 1.0)
+        optimizers.step(BAD, 0.5)
+        optimizers.zero_grad(set_to_none=False)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_it_learns(name: Any) -> None:
+    torch.manual_seed(0)
+    module = decoder(tags=0)
+    optimizers = Optimizers(module, Optim(name=name, lr=1e-2, muon_lr=0.05))
+    grid_BSK = torch.randint(8, (4, 8, 2))
+    losses = []
+    for _ in range(40):
+        logits = module(grid_BSK[:, :-1])
+        loss = nn.functional.cross_entropy(logits.flatten(0, 2), grid_BSK[:, 1:].flatten())
+        optimizers.zero_grad()
+        loss.backward()
+        optimizers.step(GOOD, 1.0)
+        losses.append(loss.item())
+    assert losses[0] > 2 and losses[-1] < 0.2

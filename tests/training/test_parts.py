@@ -24,7 +24,7 @@ def test_the_average_follows_its_formula() -> None:
         with torch.no_grad():
             module.weight += 1
         module.count += 1
-        ema.update()
+        ema.update(torch.tensor(False))
         decay = min(0.5, (1 + n) / (10 + n))
         expected = decay * expected + (1 - decay) * module.weight.detach()
         torch.testing.assert_close(ema.weights["weight"], expected)

@@ -139,3 +139,14 @@ def test_what_does_not_fit_is_refused_with_nothing_changed(folder: Path) -> None
             sharded.load(path, into)
         del into["guard"]
         assert all(torch.equal(into["model"][n], t) for n, t in whole_parts(2)["model"].items() if n not in change)
+
+
+def test_a_damaged_newest_one_falls_back(folder: Path, tmp_path: Path) -> None:
+    path = copied(folder, tmp_path)
+    checkpoint.save(tmp_path, 5, whole_parts(1), {})
+    assert checkpoint.newest(tmp_path) == path
+    (path / "guard" / next((path / "guard").iterdir()).name).write_bytes(b"")
+    notes: list[str] = []
+    assert checkpoint.newest(tmp_path, notes.append) == tmp_path / "step-000000005"
+    assert "guard/shard" in notes[0]
+    assert checkpoint.prune(tmp_path, 1) == [tmp_path / "step-000000005"] and not list(tmp_path.glob("*.tmp"))

@@ -29,7 +29,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "pack"
     rng = np.random.default_rng(0)
     writer = PackWriter(folder, SPEC)
-    for clip, frames in enumerate((7, 20, 31, 33, 64, 90, 5, 150, 41, 60, 75, 100) * 2):
+    for clip, frames in enumerate((7, 20, 31, 33, 64, 90, 5, 150, 41, 60, 75, 100) * 4):
         writer.add(rng.integers(0, 16, (frames, 3)), clip=f"clip{clip}.wav", tags=["a", "b"][: clip % 3])
     writer.finish()
     return folder

@@ -9,7 +9,7 @@ import click
 from partimento.cli.terminal import failed, json_option, lines, progress, quiet_option, result
 from partimento.errors import PartimentoError
 
-MARKS = {True: "ok    ", False: "FAILED", None: "-     "}
+MARKS = {"ok": "ok    ", "warn": "warn  ", "failed": "FAILED", "skipped": "-     "}
 
 
 @click.command()
@@ -18,6 +18,7 @@ MARKS = {True: "ok    ", False: "FAILED", None: "-     "}
 @click.option("--overfit", "learn", is_flag=True, help="Learn one clip by heart; it must come back code for code.")
 @click.option("--seconds", default=5.0, show_default=True, help="Length of the clip for --overfit.")
 @click.option("--minutes", default=5.0, show_default=True, help="Time that --overfit may take.")
+@click.option("--run", "run_id", help="Id of a run that is to be resumed: is it of this data and configuration?")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where runs go.")
 @quiet_option
 @json_option
@@ -27,14 +28,16 @@ def command(
     learn: bool,
     seconds: float,
     minutes: float,
+    run_id: str | None,
     runs: Path,
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Check CONFIG before a long training: data, disk, initial loss, gradients; each failure with its remedy.
+    """Check CONFIG before a long training: machine, data, model, conditions, a few real steps.
 
-    With --overfit the strongest check: a few seconds of one clip are learned until the greedy playing copies them
-    exactly: training and playing then agree on pattern, mask, cache and null condition.
+    Every check says what it measured, and each that failed its remedy. Warnings do not change the exit status. With
+    --overfit the strongest check: a few seconds of one clip are learned until the greedy playing copies them exactly:
+    training and playing then agree on pattern, mask, cache and null condition.
     """
     from partimento.config import RvqConfig, load
     from partimento.lab import preflight
@@ -52,10 +55,10 @@ def command(
         result(found.to_json(), as_json, lines(found.to_json()))
         return
     with progress(quiet) as display:
-        checks = preflight.preflight(loaded, runs=runs, progress=display)
-    wrong = [check for check in checks if check.passed is False]
+        checks = preflight.preflight(loaded, runs=runs, run=run_id, progress=display)
+    wrong = [check for check in checks if check.status == "failed"]
     rows = [
-        f"{MARKS[check.passed]}  {check.name}: {check.found}"
+        f"{MARKS[check.status]}  {check.name}: {check.found}"
         + (f"\n        remedy: {check.remedy}" if check.remedy else "")
         for check in checks
     ]

@@ -76,7 +76,7 @@ def tiles(run: Run, events: Sequence[Event]) -> list[tuple[str, str, str]]:
             "median, while training",
         ),
         ("parameters", f"{parameters / 1e6:.2f} M" if parameters else "not recorded", "weights that are trained"),
-        ("skipped steps", "not logged" if skipped is None else f"{skipped:,}", "updates with non-finite gradients"),
+        ("skipped steps", "not logged" if skipped is None else f"{skipped:,}", "not finite, or far out"),
         ("ended", str(end.get("reason", "yes")) if end else "not yet", "as logged"),
     ]
 

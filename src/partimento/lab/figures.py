@@ -84,7 +84,9 @@ def _rate(events: Sequence[Event]) -> Figure:
     if not points:
         return Figure("Learning rate", "Not logged.", size="third")
     svg = _small("lr", [Line("", *_xy(points), charts.GREEN)], y_label="learning rate")
-    return Figure("Learning rate", "Linear warm-up, then a cosine, in optimizer steps.", svg, "third")
+    returns = sum(event["kind"] == "rollback" for event in events)
+    caption = "As it was at each step" + (f", with {returns} rollback{'s' * (returns > 1)}." if returns else ".")
+    return Figure("Learning rate", caption, svg, "third")
 
 
 def _gradient(events: Sequence[Event]) -> Figure:
@@ -113,7 +115,23 @@ def _speed(events: Sequence[Event]) -> Figure:
     if not points:
         return Figure("Speed", "Not logged.", size="third")
     svg = _small("speed", [Line("", *_xy(points), charts.AMBER, band=True)], y_label="frames/s")
-    return Figure("Speed", "Frames of codes learned from in a second.", svg, "third")
+    return Figure("Speed", "Frames of codes learned from in a second." + _pace(events), svg, "third")
+
+
+def _pace(events: Sequence[Event]) -> str:
+    """What the last line of the log says about the steps' time and memory."""
+    last = latest(events, "train") or {}
+    said = []
+    if last.get("seconds_p50") is not None and last.get("seconds_p99") is not None:
+        said.append(f"half of the steps took up to {1000 * last['seconds_p50']:.0f} ms")
+        said.append(f"99 % up to {1000 * last['seconds_p99']:.0f} ms")
+    if last.get("data_wait") is not None:
+        said.append(f"{last['data_wait']:.1%} of the time was waited for data")
+    if last.get("mfu") is not None:
+        said.append(f"{last['mfu']:.1%} of the device's rate was used (MFU)")
+    if last.get("peak_bytes"):
+        said.append(f"peak memory {last['peak_bytes'] / 1e9:.2f} GB")
+    return f" At the end: {', '.join(said)}." if said else ""
 
 
 def _other_measures(events: Sequence[Event]) -> list[Figure]:

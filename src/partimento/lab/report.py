@@ -67,7 +67,9 @@ def _context(run: Run) -> dict[str, Any]:
         "config_json": json.dumps(record["config"], indent=1, ensure_ascii=False),
         "checkpoints": facts.checkpoints(run),
         "notes": facts.notes(run),
-        "messages": [event for event in events if event["kind"] in ("note", "resume", "end", "torn")],
+        "messages": [
+            event for event in events if event["kind"] in ("note", "resume", "rollback", "halt", "end", "torn")
+        ],
         "commands": facts.commands(run),
         "thresholds": {
             "clipped": facts.percent(gallery.CLIPPED_SHARE),

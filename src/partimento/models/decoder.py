@@ -19,8 +19,9 @@ from partimento.errors import PartimentoError
 from partimento.models.attention import CrossAttention, Memory, SelfAttention
 from partimento.models.cache import GrowingCache, KVCache, StaticCache
 from partimento.models.conditions import TagCondition
-from partimento.models.layers import AddedPositions, FeedForward, Rotary, check_positions, make_norm
+from partimento.models.layers import AddedPositions, FeedForward, Rotary, check_positions, make_norm, sum_of_rows
 from partimento.models.linear import Linear
+from partimento.models.loss import CodeLoss, head_loss
 
 _CHOICES = {
     "activation": ("gelu", "swiglu"),
@@ -216,11 +217,54 @@ class CodeDecoder(nn.Module):
         Raises MODEL003 (id outside the table, checked on a CPU), MODEL004 (too many positions), MODEL005 (condition or
         memory given to a model without, or the reverse).
         """
+        x_BSD = self._blocks(grid_BSK, condition_BD, memory_BMD, memory_mask_BM, cache, start)
+        if last:
+            x_BSD = x_BSD[:, -1:]
+        return self.head(self.norm(x_BSD)).float().unflatten(-1, (self.config.codebooks, self.config.outputs))
+
+    def loss(
+        self,
+        grid_BSK: Tensor,
+        targets_BSK: Tensor,
+        cardinality: int,
+        *,
+        condition_BD: Tensor | None = None,
+        memory_BMD: Tensor | None = None,
+        memory_mask_BM: Tensor | None = None,
+        weights_K: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+    ) -> CodeLoss:
+        """`code_loss` of what forward gives for the grid, without ever holding all logits: what training runs on.
+
+        Row s of `targets_BSK` is what row s of the logits predicts: grid row s + 1. Raises as forward does.
+        """
+        x_BSD = self.norm(self._blocks(grid_BSK, condition_BD, memory_BMD, memory_mask_BM, None, 0))
+        return head_loss(
+            x_BSD,
+            self.head.weight,
+            targets_BSK,
+            cardinality,
+            weights_K=weights_K,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+        )
+
+    def _blocks(
+        self,
+        grid_BSK: Tensor,
+        condition_BD: Tensor | None,
+        memory_BMD: Tensor | None,
+        memory_mask_BM: Tensor | None,
+        cache: KVCache | None,
+        start: int,
+    ) -> Tensor:
+        """From ids to what the last norm reads, [B, S, D]."""
         batch, steps, codebooks = grid_BSK.shape
         place = start if cache is None else cache.place(steps)
         self._check(grid_BSK, place, condition_BD, memory_BMD)
         ids = (grid_BSK + self.offsets_K).view(-1, codebooks)
-        x_BSD = functional.embedding_bag(ids, self.embedding, mode="sum").view(batch, steps, -1)
+        x_BSD = sum_of_rows(self.embedding, ids).view(batch, steps, -1)
         if condition_BD is not None:
             x_BSD = x_BSD + condition_BD[:, None]
         if self.added is not None:
@@ -232,9 +276,7 @@ class CodeDecoder(nn.Module):
             x_BSD = block(x_BSD, self.rotary, place, cache, memory)
         if cache is not None:
             cache.advance(steps)
-        if last:
-            x_BSD = x_BSD[:, -1:]
-        return self.head(self.norm(x_BSD)).float().view(batch, -1, codebooks, self.config.outputs)
+        return x_BSD
 
     def make_cache(self, batch: int, positions: int, *, static: bool | None = None) -> KVCache:
         """An empty cache for `positions` rows, on the device and in the type of the weights.

@@ -47,7 +47,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         and HAS_ONEDNN
         and weight.is_contiguous()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
     ):
         if torch.is_grad_enabled():
             return _OneDNNLinear.apply(x, weight, bias)
@@ -90,7 +89,20 @@ def weight_product(gradient_NO: Tensor, x_NI: Tensor) -> Tensor:
 
 def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias on a CPU. Not differentiable."""
+    if torch.compiler.is_compiling():
+        return _compiled_product(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise.default(x.contiguous(), weight, bias, "none", [], "")
+
+
+# Compiled code calls an operator of ours: of the operator itself the compiler would ask for constant weights.
+@torch.library.custom_op("partimento::onednn_product", mutates_args=())
+def _compiled_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise.default(x.contiguous(), weight, bias, "none", [], "")
+
+
+@_compiled_product.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(weight))
 
 
 class _OneDNNLinear(torch.autograd.Function):

@@ -137,7 +137,7 @@ def load(path: Path, parts: Sequence[str] | None = None) -> Checkpoint:
     path = Path(path)
     verify(path, parts)
     state, schema = _state(path)
-    found: dict[str, dict[str, Tensor]] = {}
+    found: dict[str, dict[str, Tensor]] = {part: {} for part in migrations.new_parts(schema) if parts is None}
     listed, shapes = contents(path), _manifest(path)["shapes"]
     for part in listed if parts is None else parts:
         try:

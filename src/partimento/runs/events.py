@@ -1,8 +1,10 @@
 """`events.jsonl`: what happened in a run, one JSON object a line, append-only.
 
 Every line has `kind`, `step` and `time` (seconds since 1970). Kinds and their values:
-start, resume, train(loss, lr, grad_norm, seconds, frames_per_second, skipped, ...), valid(weights, ...), baseline(...),
-demo(path), checkpoint(path, best), note(text), end(reason). A number that is not finite is written as null, never as 0.
+start(optimizer, ...), resume(checkpoint, ...), audit(...), baseline(...), valid(weights, ...),
+train(loss, lr, grad_norm, seconds, frames_per_second, skipped, ...), demo(path), checkpoint(path, best, archived),
+note(text), rollback(at, reason, attempt, rate_factor), halt(reason), end(reason).
+A number that is not finite is written as null, never as 0.
 """
 
 from __future__ import annotations

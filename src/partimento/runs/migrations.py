@@ -24,6 +24,8 @@ class Migration:
     """From one schema to the next."""
 
     state: Callable[[State], State]
+    parts: tuple[str, ...] = ()
+    """Parts that are new; an older checkpoint has them empty, and what they remember begins anew."""
     names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """{family: {regular expression at the beginning of a tensor's name: replacement}}; the first that matches counts.
 
@@ -31,13 +33,20 @@ class Migration:
     """
 
 
-def _figures(state: State) -> State:
-    """1 to 2: all figures of the validation are kept, not the one only that chose the best checkpoint."""
+def _engine(state: State) -> State:
+    """1 to 2: all figures of a validation are kept, not only the score; the guard has a memory of its own (the part
+    "guard"), which the two numbers that it had in the state are no substitute for."""
+    kept = {name: value for name, value in state.items() if name not in ("window", "skipped_in_a_row")}
     score = state.get("score")
-    return {**state, "figures": {state.get("score_name", "score"): score} if score is not None else {}}
+    return {
+        **kept,
+        "figures": {} if score is None else {state.get("score_name", "score"): score},
+        "good": state.get("skipped_in_a_row", 0) == 0,
+        **{name: [] for name in ("losses", "validations", "rollbacks")},
+    }
 
 
-MIGRATIONS: dict[int, Migration] = {1: Migration(state=_figures)}
+MIGRATIONS: dict[int, Migration] = {1: Migration(state=_engine, parts=("guard",))}
 
 
 def schema_of(record: Mapping[str, Any], where: str) -> int:
@@ -63,6 +72,11 @@ def migrate_state(state: State, schema: int) -> State:
     for number in range(schema, SCHEMA):
         state = MIGRATIONS[number].state(state)
     return {**state, "schema": SCHEMA}
+
+
+def new_parts(schema: int) -> list[str]:
+    """Parts that checkpoints of `schema` do not have, and those of the newest one do."""
+    return [part for number in range(schema, SCHEMA) for part in MIGRATIONS[number].parts]
 
 
 def renamed(family: str | None, schema: int, name: str) -> str:

@@ -70,7 +70,9 @@ _PRODUCTS = {
     "addmm": "product",
     "bmm": "product",
     "baddbmm": "product",
-    "_linear_pointwise": "product",
+    "onednn_product": "product",  # models/linear.py, models/causal.py
+    "causal_attention": "attention",
+    "causal_attention_backward": "attention",
     "convolution": "convolution",
     "convolution_backward": "convolution",
 }

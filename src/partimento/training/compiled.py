@@ -13,15 +13,17 @@ import os
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from partimento.config import Train
 from partimento.errors import PartimentoError
 from partimento.training import devices
+
+if TYPE_CHECKING:
+    from partimento.config import Train
 
 Forward = Callable[..., Any]
 
@@ -36,6 +38,8 @@ _KEPT = (
     "aten._scaled_dot_product_efficient_attention.default",
     "aten._scaled_dot_product_cudnn_attention.default",
     "mkldnn._linear_pointwise.default",
+    "partimento.onednn_product.default",  # models/linear.py and models/causal.py, on a CPU
+    "partimento.causal_attention.default",
 )
 
 

@@ -148,6 +148,8 @@ def _loop(session: Session, stop: Stop) -> str:
     config, state, counters = session.config, session.state, session.state.counters
     plan = config.train
     feed = Feed(session.draw, plan.steps)
+    if reason := session.early():  # it had stopped by itself, and is asked again
+        return reason
     with session.feeding(feed):
         while counters.step < plan.steps:
             step = counters.step

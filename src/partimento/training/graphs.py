@@ -19,14 +19,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from partimento.config import Train
 from partimento.errors import PartimentoError
 from partimento.training.compiled import draws
+
+if TYPE_CHECKING:
+    from partimento.config import Train
 
 Inputs: TypeAlias = tuple[Tensor | None, ...]
 Result: TypeAlias = tuple[Tensor, dict[str, Tensor]]

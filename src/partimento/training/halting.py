@@ -1,5 +1,5 @@
 """When a training should not go on as it is: pure functions of figures that were read, so that every rank and every
-resume decides alike. Each returns the reason as text, or None.
+resume decides alike. A rule returns its reason as text, or None.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from partimento.config import Guard
 RECENT_FACTOR = 4  # so many times `patience` skips within a window are as bad as `patience` in a row
 READS = 5  # consecutive readings of the loss that must all be bad: one may be a hard stretch of data
 REMEMBERED = 128  # readings of the loss that `diverged` looks back on
-SIGMAS = 6.0
+SIGMAS = 4.0
 NORMAL = 1.4826  # a median absolute deviation as a standard deviation
 
 
@@ -43,10 +43,12 @@ def last_skip(figures: Mapping[str, float]) -> str:
 
 
 def remember(losses: Sequence[float | None], loss: float | None) -> list[float | None]:
-    """`losses` and the new reading, as `diverged` takes them: the first one ever stays (it says from where the training
-    came), with the last REMEMBERED. Not finite is written as None."""
-    known = [*losses, loss if loss is not None and math.isfinite(loss) else None]
-    return known if len(known) <= REMEMBERED else [known[0], *known[1 - REMEMBERED :]]
+    """`losses` and the new reading, as `diverged` takes them: the first finite one stays (it says from where the
+    training came), with the last REMEMBERED. Not finite is written as None."""
+    known = [*losses, loss if _finite(loss) else None]
+    if len(known) <= REMEMBERED:
+        return known
+    return [next(filter(_finite, known), None), *known[1 - REMEMBERED :]]
 
 
 def diverged(losses: Sequence[float | None]) -> str | None:
@@ -54,7 +56,7 @@ def diverged(losses: Sequence[float | None]) -> str | None:
 
     `losses` (see `remember`) are logged means of the training loss, in order. The level is the lowest median of READS
     consecutive ones before the last READS. Far above it means all of: half of the way back to the first reading (but no
-    more than twice the level, or a tenth of the way if that is more), 6 robust deviations of the difference between
+    more than twice the level, or a tenth of the way if that is more), 4 robust deviations of the difference between
     neighbours, and 5 %. So noise, a plateau and a stage with a somewhat higher loss are no alarm, and a model that has
     forgotten half of what it learned is, whatever the unit. With fewer than READS earlier readings, nothing is known
     but where the training began: half as much again is the limit. After llm-foundry's KillLossSpike.
@@ -74,10 +76,10 @@ def diverged(losses: Sequence[float | None]) -> str | None:
 
 
 def healthy(losses: Sequence[float | None]) -> bool:
-    """Whether the last reading is on the level of those before, so that a rollback may return here."""
+    """Whether the last reading is on the level of those before it, so that a rollback may return to here."""
     if not losses:
         return True
-    last, earlier = losses[-1], [loss for loss in losses[:-1] if _finite(loss)]
+    earlier, last = [loss for loss in losses[:-1] if _finite(loss)], losses[-1]
     return _finite(last) and (not earlier or last <= _level(earlier)[1])
 
 

@@ -22,7 +22,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ROUNDS = 5
 EPSILON = 1e-7
 
-# Elements that are worked on at once: 256 MB in float32, some six times that with what the products need.
+# Elements that are worked on at once: 256 MB in float32, and a few times that for what the products need.
 _AT_ONCE = 2**26
 
 

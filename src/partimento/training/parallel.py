@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -35,6 +37,9 @@ from partimento.training.ranks import Place, place_here
 # On the device: through one step, after a host-side barrier.
 HOST_WAIT = datetime.timedelta(minutes=60)
 DEVICE_WAIT = datetime.timedelta(minutes=15)
+
+
+_JOINS = itertools.count()  # the ranks join equally often, so that the number is the same on all of them
 
 
 class Parallel:
@@ -76,7 +81,7 @@ class Parallel:
         try:
             dist.init_process_group(
                 "nccl" if device.type == "cuda" else "gloo",
-                init_method="env://" if place.address == "" else f"tcp://{place.address}:{place.port}",
+                store=dist.PrefixStore(f"partimento/{next(_JOINS)}", _meeting_point(place)),
                 rank=place.rank,
                 world_size=place.world,
                 timeout=DEVICE_WAIT,
@@ -101,7 +106,7 @@ class Parallel:
             raise PartimentoError(
                 "TRAIN038",
                 f"rank {self.rank} lost the other ranks",
-                why=str(err).splitlines()[0],
+                why=str(err).splitlines()[0].partition(". ")[0],
                 next="look at the error of the rank that failed first, and run the same command again",
             ) from err
 
@@ -136,7 +141,7 @@ class Parallel:
         return DistributedDataParallel(
             objective,
             device_ids=[self.device.index] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,
+            forward_sync_buffers=False,
             gradient_as_bucket_view=True,
             init_sync=False,  # they are equal; making them so would hide that they were not
         )
@@ -234,13 +239,21 @@ class Parallel:
         return json.loads(bytes(sent.tolist()))
 
     def barrier(self) -> None:
-        """Wait for all ranks; one that does not come within HOST_WAIT is named."""
+        """Wait for all ranks, without a word to the devices."""
         if self.world > 1:
-            dist.monitored_barrier(group=self._host)
+            dist.barrier(group=self._host)
 
     def _group(self, tensor: Tensor) -> dist.ProcessGroup | None:
         """NCCL carries what is on the device; what is on the host goes the host's way."""
         return self._host if tensor.device.type == "cpu" else None
+
+
+@functools.cache
+def _meeting_point(place: Place) -> dist.Store:
+    """Once for the life of the process: a second one at the same address could be taken for the first."""
+    here = "env://" if place.address == "" else f"tcp://{place.address}:{place.port}"
+    store, _, _ = next(dist.rendezvous(here, place.rank, place.world, timeout=DEVICE_WAIT))
+    return store
 
 
 def _check_device(device: torch.device, place: Place) -> None:

@@ -20,7 +20,7 @@ from partimento.runs import archives, checkpoint
 from partimento.runs.events import EventLog, read_events
 from partimento.runs.run import Run, resume_command
 from partimento.runs.saver import Saver
-from partimento.training import compiled, halting
+from partimento.training import compiled, halting, sharded
 from partimento.training.feed import Feed
 from partimento.training.guards import Guard
 from partimento.training.pace import Pace
@@ -292,8 +292,6 @@ class Session:
         in_a_row = dict(zip(Guard.FIGURES, self.state.guard.figures().tolist(), strict=True))["skipped_in_a_row"]
         good = in_a_row == 0 and halting.healthy(self.state.counters.losses)
         parts, state = self.state.save(score, figures, good)
-        if self.parallel.world > 1:
-            parts = {part: self.parallel.gather(named) or {} for part, named in parts.items()}
         step, best, archive = self.step, self.improved, self._archive_due()
         plan, run = self.config.train, self.run
         self.improved = False
@@ -309,6 +307,14 @@ class Session:
                 where = str(path.relative_to(run.path))
                 self.events.append("checkpoint", step, path=where, best=best, archived=archive)
 
+        if self.state.sharded and plan.save_sharded:
+            path = sharded.save(run.checkpoints_path, step, parts, state)
+            if self.main:
+                after(path)
+            done(path)
+            return
+        if self.parallel.world > 1:
+            parts = {part: self.parallel.gather(named) or {} for part, named in parts.items()}
         if self.main:
             self.saver.submit(step, parts, state, done, after)
 

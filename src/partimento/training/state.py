@@ -23,7 +23,7 @@ from partimento.config import Config, config_hash, parse
 from partimento.errors import PartimentoError
 from partimento.keyed import key
 from partimento.runs import checkpoint
-from partimento.training import audit, compiled, devices, graphs
+from partimento.training import audit, compiled, devices, graphs, sharded
 from partimento.training.adagc import AdaGC
 from partimento.training.ema import Ema, copy_into, judged, named_state
 from partimento.training.guards import Guard
@@ -78,9 +78,9 @@ class State:
 
     def __init__(self, config: Config, task: Task, parallel: Parallel) -> None:
         self.config, self.task, self.parallel, self.device = config, task, parallel, parallel.device
-        self._sharded = parallel.world > 1 and config.train.parallel == "fsdp"
+        self.sharded = parallel.world > 1 and config.train.parallel == "fsdp"
         # A copy to play with: the pieces of a sharded module are on all ranks, and demos are played on one.
-        self._whole = copy.deepcopy(task.module) if self._sharded and parallel.main else None
+        self._whole = copy.deepcopy(task.module) if self.sharded and parallel.main else None
         if config.train.cuda_graphs:
             graphs.check(config.train, self.device, parallel.world, task.module)
         self.compiled = compiled.prepare(task.module, config.train, self.device)
@@ -172,16 +172,24 @@ class State:
     def load(self, path: Path) -> list[str]:
         """Become what the checkpoint at `path` holds; returns notes on what may make its bits go another way.
 
-        Every rank reads the whole checkpoint and keeps its share, so it may have been written by any number of ranks.
+        Every rank reads the whole checkpoint and keeps its share, so it may have been written by any number of ranks; of
+        one that was saved in shares, sharded weights read only what they need.
         Raises CKPT001, TRAIN001 (configuration), TRAIN002 (data), TRAIN003 (names or shapes).
         """
-        found = checkpoint.load(path)
+        in_shares = self.sharded and (path / "model").is_dir()
+        found = checkpoint.load(path, ("guard",) if in_shares else None)
         check_config(found.state["config"], self.config)
         check_identity(found.state["identity"], self.task.identity, self.task.history)
-        copy_into(named_state(self.task.module), found.parts["model"])
-        self.optimizer.load(found.parts["optimizer"])
+        if in_shares:
+            averages = {"ema": self.ema.weights} if self.ema is not None else {}
+            weights = {"model": named_state(self.task.module), "optimizer": self.optimizer.state(), **averages}
+            sharded.load(path, weights)
+        else:
+            copy_into(named_state(self.task.module), found.parts["model"])
+            self.optimizer.load(found.parts["optimizer"])
+            if self.ema is not None:
+                copy_into(self.ema.weights, found.parts["ema"])
         if self.ema is not None:
-            copy_into(self.ema.weights, found.parts["ema"])
             self.ema.updates.fill_(found.state["ema_updates"])
         memory = {room: self._room(found.parts["guard"], room) for room in ("guard", "meter", "task", "adagc")}
         self.guard.load(memory["guard"])
@@ -220,7 +228,7 @@ class State:
     def playing(self) -> Using | None:
         """`using` for the demos, or None where nothing is played: one rank plays, but every rank must call this,
         because the pieces of sharded weights are gathered here."""
-        if not self._sharded:
+        if not self.sharded:
             return self.using if self.parallel.main else None
         rooms = {"raw": self.parallel.gather(named_state(self.task.module))}
         if self.ema is not None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from partimento.models.decoder import CodeDecoder
 from partimento.training.compiled import blocks
 
 _PRODUCTS = (functional.linear, functional.conv1d, torch.conv1d, torch.matmul, Tensor.matmul, Tensor.__matmul__)
@@ -32,7 +33,7 @@ class Kept:
     products   outputs of matrix products and attention inside the blocks: what selective recomputation keeps beside
     rest       outside the blocks: embedding, head, logits and loss
     largest    the largest tensor of all (the logits, mostly), whose gradient lies beside it once
-    copies     weights in bfloat16, whatever the number of items
+    copies     weights in bfloat16 and the gradient of a fused head, whatever the number of items
     """
 
     items: int
@@ -74,8 +75,11 @@ class _Tracer(TorchFunctionMode):
     kept: Kept
     weights: set[int]
     seen: dict[int, Tensor] = field(default_factory=dict)
+    outside: list[int] = field(default_factory=list)
     per_block: dict[int, int] = field(default_factory=dict)
     block: int | None = None
+    fused: CodeDecoder | None = None
+    """the decoder whose head and loss are one, as they are unless its logits were asked for"""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -111,11 +115,11 @@ class _Tracer(TorchFunctionMode):
             return tensor
         self.seen[storage] = tensor
         size = tensor.untyped_storage().nbytes()
-        self.kept.largest = max(self.kept.largest, size)
         if self.block is None:
-            self.kept.rest += size
+            self.outside.append(size)
         else:
             self.per_block[self.block] = self.per_block.get(self.block, 0) + size
+            self.kept.largest = max(self.kept.largest, size)
         return tensor
 
 
@@ -135,9 +139,26 @@ def trace(objective: nn.Module, inputs: tuple[Tensor | None, ...], items: int, p
     hooks = torch.autograd.graph.saved_tensors_hooks(tracer.keep, lambda tensor: tensor)
     with _watched(objective, tracer), hooks, tracer, autocast, torch.random.fork_rng(devices=[]):
         objective(*inputs)
+    if tracer.fused is not None and inputs[0] is not None and inputs[0].is_meta:
+        _fuse_head(tracer, tracer.fused, inputs[0])
     kept.blocks = sum(tracer.per_block.values())
     kept.block = max(tracer.per_block.values(), default=0)
+    kept.rest = sum(tracer.outside)
+    kept.largest = max(kept.largest, *tracer.outside, 0)
     return kept
+
+
+def _fuse_head(tracer: _Tracer, decoder: CodeDecoder, grid_BSK: Tensor) -> None:
+    """`models.loss.head_loss` never holds all logits where it runs, on a device; on the meta device it does.
+
+    There it keeps the two gradients of the head instead, that of its input and, until it is added, that of its weight,
+    beside the logits of one book at a time.
+    """
+    rows, shape = grid_BSK.shape[0] * (grid_BSK.shape[1] - 1), decoder.config
+    logits = rows * shape.codebooks * shape.outputs
+    tracer.outside = [size for size in tracer.outside if size < 2 * logits]
+    tracer.outside += [4 * rows * shape.width, 4 * rows * shape.outputs]
+    tracer.kept.copies += 4 * decoder.head.weight.numel()
 
 
 @contextmanager
@@ -153,7 +174,14 @@ def _watched(objective: nn.Module, tracer: _Tracer) -> Iterator[None]:
     def leave(module: nn.Module, args: Any, made: Any) -> None:
         tracer.block = None
 
+    def unfuse(module: nn.Module, args: Any) -> None:
+        tracer.fused = None
+
     handles = []
+    for part in objective.modules():
+        if isinstance(part, CodeDecoder):
+            tracer.fused = part
+            handles.append(part.register_forward_pre_hook(unfuse))
     for number, block in enumerate(blocks(objective)):
         handles += [block.register_forward_pre_hook(enter(number)), block.register_forward_hook(leave)]
     try:

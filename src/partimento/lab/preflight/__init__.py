@@ -41,9 +41,9 @@ CHECKS: dict[str, Callable[[Bench], Check]] = {
     "null condition": condition.null_is_one,
     "optimizer": learning.claimed_once,
     "gradients": learning.gradients_reach,
+    "types": learning.types_kept,
     "rate": learning.rate_bearable,
     "one batch": learning.one_batch_learned,
-    "types": learning.types_kept,
 }
 """In the order in which they are made, the cheap ones first."""
 NO_TASK = ("device", "pack", "data")
@@ -75,5 +75,7 @@ def preflight(
                 why = f" ({err.why})" if err.why else ""
                 remedy = err.next or f"partimento explain {err.code}"
                 done.append(failed(name, f"{err.message}{why}", remedy, err.code))
+            if done[-1].status == "failed":
+                bench.failed.add(name)
             progress.update(number + 1, len(CHECKS))
     return done

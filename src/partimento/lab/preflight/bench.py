@@ -1,4 +1,4 @@
-"""What the checks share: the configuration, its data and model once they are made, and a short training on one batch."""
+"""What the checks share: the configuration, its data and model once they are made, a short training on one batch."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ WARM_UP = 10
 
 @dataclass
 class Probe:
-    """A training on one batch at the peak rate: mean losses before each step, gradient norms, and whether all was finite
-    (it ends where it is not)."""
+    """A training on one batch at the peak rate: mean losses before each step, gradient norms, and whether all was
+    finite (it ends where it is not)."""
 
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
@@ -46,10 +46,12 @@ class Bench:
     def __init__(self, config: Config, runs: Path, run: Run | None = None) -> None:
         self.config, self.runs, self.run = config, runs, run
         self.device = devices.pick(config.train.device)
+        self.failed: set[str] = set()
+        """Names of the checks that failed so far."""
 
     @cached_property
     def task(self) -> Task:
-        """The task with small batches and without demos, which have a check of their own. Raises what the data raises."""
+        """The task with small batches, without demos (they have a check of their own). Raises what the data raises."""
         config = self.config
         small = {"batch": min(ITEMS, config.optim.batch)}
         stages = [

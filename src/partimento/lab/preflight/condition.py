@@ -41,8 +41,13 @@ def null_is_one(bench: Bench) -> Check:
     told_BG[:, player.tags.index(tags[0])] = 1
     keep = torch.tensor([True, False], device=bench.device)
     assert grid_BSK is not None
-    with _Told(task.module) as learned, torch.no_grad():
+    learned: list[Tensor] = []
+    handle = task.module.condition.register_forward_hook(lambda part, args, made: learned.append(made.detach().clone()))
+    with torch.no_grad():
         task.objective(grid_BSK[:1].repeat(2, 1, 1), told_BG, keep, weights_K)
+    handle.remove()
+    if not learned:
+        return failed("null condition", "training does not use the model's condition", "call models.conditions in it")
     rules = Rules(temperature=0.0)
     guided = player.null_share > 0
     with _Told(task.module) as played:
@@ -50,11 +55,11 @@ def null_is_one(bench: Bench) -> Check:
     with _Told(task.module) as free:
         if guided:
             player.play(frames=1, seeds=[0], rules=rules)
-    pairs = [("with tags", learned.seen[0][0], played.seen[0][0])]
+    pairs = [("with tags", learned[0][0], played.seen[0][0])]
     if guided:
         pairs += [
-            ("guidance's unconditional branch", learned.seen[0][1], played.seen[0][1]),
-            ("playing without tags", learned.seen[0][1], free.seen[0][0]),
+            ("guidance's unconditional branch", learned[0][1], played.seen[0][1]),
+            ("playing without tags", learned[0][1], free.seen[0][0]),
         ]
     for what, one_D, other_D in pairs:
         off = float((one_D - other_D).abs().max() / one_D.abs().max().clamp(min=1e-12))
@@ -67,7 +72,7 @@ def null_is_one(bench: Bench) -> Check:
 
 
 class _Told:
-    """The conditions [B, D] that a decoder is given."""
+    """The conditions [B, D] that a decoder is given while it plays."""
 
     def __init__(self, decoder: torch.nn.Module) -> None:
         self._decoder = decoder

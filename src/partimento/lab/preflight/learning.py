@@ -12,6 +12,8 @@ GRADIENT_BATCHES = 8
 CANDIDATES = 64  # batches among which one with a dropped condition is looked for
 BLOWN_UP = 1.2  # times the initial loss
 FALL = 0.02  # share of the initial loss
+CAUSES = {"attention", "initial loss", "optimizer", "gradients", "types"}
+"""Checks whose failure is enough to make a training of one batch fail too, or impossible."""
 
 
 def claimed_once(bench: Bench) -> Check:
@@ -79,6 +81,8 @@ def _batch(bench: Bench, number: int) -> object:
 
 def rate_bearable(bench: Bench) -> Check:
     """At the peak of the rate the loss of one batch goes down, not up."""
+    if bench.failed & CAUSES:
+        return skipped("rate", "not tried: an earlier check failed that explains whatever would come of it")
     probe = bench.probe
     worst = max(probe.losses)
     found = (
@@ -88,17 +92,15 @@ def rate_bearable(bench: Bench) -> Check:
     if probe.finite and worst <= BLOWN_UP * probe.losses[0]:
         return passed("rate", found)
     optim = bench.config.optim
-    lower = f"optim.lr={optim.lr / 10:.2g}" + (
-        f" optim.muon_lr={optim.muon_lr / 10:.2g}" if optim.name == "muon" else ""
-    )
-    return failed("rate", found, f"a lower rate: {lower}")
+    muon = f" optim.muon_lr={optim.muon_lr / 10:.2g}" if optim.name == "muon" else ""
+    return failed("rate", found, f"a lower rate: optim.lr={optim.lr / 10:.2g}{muon}")
 
 
 def one_batch_learned(bench: Bench) -> Check:
     """A few steps on one batch lower its loss: the whole of forward, backward and optimizer works."""
+    if bench.failed & (CAUSES | {"rate"}):
+        return skipped("one batch", "not tried: an earlier check failed that explains whatever would come of it")
     probe = bench.probe
-    if not probe.finite or max(probe.losses) > BLOWN_UP * probe.losses[0]:
-        return skipped("one batch", "not tried: the rate is too high")
     found = f"the loss fell by {100 * probe.fall:.1f} % in {PROBE_STEPS} steps, {100 * FALL:.0f} % expected at least"
     if probe.fall >= FALL:
         return passed("one batch", found)
@@ -108,7 +110,6 @@ def one_batch_learned(bench: Bench) -> Check:
 
 def types_kept(bench: Bench) -> Check:
     """Weights, gradients and moments are float32, and products run in what the configuration says."""
-    _ = bench.probe  # moments are made in the first step
     loss = bench.loss(bench.task.batch(0, 0))
     loss.backward()
     kept = audit.check(audit.kept(bench.task.module, bench.optimizer.state(), {}))

@@ -26,11 +26,8 @@ def device_ready(bench: Bench) -> Check:
     compiling = device.type in ("cuda", "tpu") if plan.compile is None else plan.compile
     if compiling and device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
         return failed("device", f"{found}: compiling needs a C++ compiler", "install g++, or train.compile=false")
-    if (
-        plan.precision == "bf16"
-        and device.type == "cuda"
-        and not torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
+    emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    if plan.precision == "bf16" and emulated:
         return failed("device", f"{found}: this GPU has no bfloat16", "train.precision=fp32")
     if plan.precision == "fp32" and device.type == "cuda":
         return warned("device", f"{found}: its matrix units are not used", "train.precision=bf16, or tf32")
@@ -47,7 +44,7 @@ def disk_writable(bench: Bench) -> Check:
     one = checkpoint_bytes(bench.task.module, bench.optimizer.claims, bench.config)
     need = SPARE_DISK + disk_bytes(one, bench.config)
     found = (
-        f"{free / 1e9:.1f} GB free in {bench.runs}, about {need / 1e9:.2f} GB needed ({one / 1e6:.0f} MB a checkpoint)"
+        f"{free / 1e9:.1f} GB free in {bench.runs}, about {need / 1e9:.2f} GB needed, {one / 1e6:.0f} MB a checkpoint"
     )
     if free > need:
         return passed("disk", found)

@@ -98,7 +98,7 @@ def _expected(kind: str, layers: int) -> tuple[float, float]:
 
 
 class _Scores(TorchFunctionMode):
-    """Standard deviations of the scores of every attention that passes."""
+    """Standard deviations of the scores of every self attention that passes, in either of the forms that there are."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,17 +107,22 @@ class _Scores(TorchFunctionMode):
     def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function is functional.scaled_dot_product_attention:
-            query, key = (tensor.detach().float() for tensor in args[:2])
-            last = min(QUERIES, query.shape[2] // 2)
-            key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)[:1, :, : key.shape[2] - last]
-            scale = kwargs.get("scale")
-            scale = query.shape[3] ** -0.5 if scale is None else scale
-            self.spreads.append(float((query[:1, :, -last:] @ key.mT * scale).std()))
+            self._note(args[0], args[1], kwargs.get("scale"))
+        elif function is torch.ops.partimento.causal_attention.default:
+            self._note(args[0].transpose(1, 2), args[1].transpose(1, 2), args[3])
         return function(*args, **kwargs)
+
+    def _note(self, query_BHSE: Tensor, key_BGSE: Tensor, scale: float | None) -> None:
+        """Of the last queries of the first item with all keys before them."""
+        heads, steps, width = query_BHSE.shape[1:]
+        last = min(QUERIES, steps // 2)
+        query_HQE = query_BHSE[0, :, -last:].detach().float()
+        key_HPE = key_BGSE[0, :, : steps - last].detach().float().repeat_interleave(heads // key_BGSE.shape[1], dim=0)
+        self.spreads.append(float((query_HQE @ key_HPE.mT).std()) * (width**-0.5 if scale is None else scale))
 
 
 def attention_spread(bench: Bench) -> Check:
-    """Attention scores spread as they should before the first step: too wide, and softmax picks one row and explodes."""
+    """Attention scores spread as they should before the first step; too wide, and the training explodes."""
     decoder = decoder_of(bench)
     if decoder is None:
         return skipped("attention", "this family has none")
@@ -128,7 +133,7 @@ def attention_spread(bench: Bench) -> Check:
         return skipped("attention", f"{len(scores.spreads)} of {len(layers)} attentions could be looked into")
     ratios = []
     for layer, spread in zip(layers, scores.spreads, strict=True):
-        # Normalized heads: a product of E pairs of size 1, over sqrt(E). Else the matrices make them from inputs of size 1.
+        # Of normalized heads E products of size 1, over sqrt(E). Else what the matrices make of inputs of size 1.
         rows = layer.qkv.weight.detach()[: (layer.heads + layer.kv_heads) * layer.head_width]
         expected = 1.0 if layer.query_norm is not None else float(rows.square().mean()) * rows.shape[1]
         ratios.append(spread / expected)
