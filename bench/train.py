@@ -3,15 +3,15 @@
     python bench/train.py            both sizes, float32 and bfloat16; some 20 minutes on 2 cores
     python bench/train.py --quick    the smaller size only; below 10 minutes, half of it compilation
 
-Every contestant has the same width, depth, heads, window, batch, codebooks and outputs, learns the same batch with fused
-AdamW and clipping at 1, and is there twice, eager and compiled (torch.compile with static shapes: theirs whole with their
-loss, ours block by block, as `train.compile` does).
+Every contestant has the same width, depth, heads, window, batch, codebooks and outputs, learns the same batch with
+fused AdamW and clipping at 1, and is there twice, eager and compiled (torch.compile with static shapes: theirs whole
+with their loss, ours block by block, as `train.compile` does).
 
 ours            the default decoder (RMS norm, rotary positions, SwiGLU, QK norm) in `training.engine.train_step`: what
-                `partimento train` repeats, with its guard, its sums and deterministic algorithms, but no averaged weights
+                `partimento train` repeats, with its guard, sums and deterministic algorithms; no averaged weights
 musicgen        transformers' MusicgenForCausalLM with its own loss (labels=): layer norm, sinusoidal positions, GELU
-x-transformers  MultiInputTransformerWrapper (K embeddings summed, K heads) over Decoder with rotary positions, RMS norm,
-                SwiGLU and its fast attention, cross entropy of every head. Without QK norm, which would slow it down.
+x-transformers  MultiInputTransformerWrapper (K embeddings summed, K heads) over Decoder with rotary positions, RMS
+                norm, SwiGLU and its fast attention; cross entropy of every head. No QK norm, which would slow it down.
 
 They take turns (the machine may be shared); medians are compared, after warm-up. `ratio`: against the best peer of that
 size and precision, eager or compiled. The last line is one JSON object.
@@ -34,9 +34,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
-from x_transformers import Decoder, MultiInputTransformerWrapper
+from x_transformers import Decoder, MultiInputTransformerWrapper  # type: ignore[import-untyped]
 
-from partimento.config import parse
+from partimento.config import RvqConfig
 from partimento.models.decoder import CodeDecoder, DecoderConfig
 from partimento.training import devices
 from partimento.training.engine import train_step
@@ -114,7 +114,7 @@ def table(size: Size, precision: str, repetitions: int) -> list[dict[str, Any]]:
 
 
 def ours(size: Size, precision: str, grid_BSK: Tensor, compiling: bool) -> Contestant:
-    config = parse(
+    config = RvqConfig.model_validate(
         {
             "family": "rvq",
             "data": {"pack": ""},

@@ -18,8 +18,7 @@ from typing import Any
 
 import torch
 
-from gpu import STAND_INS
-from gpu.standins import missing
+from gpu import MISSING, STAND_INS
 
 # In the order of what is wanted most; seconds that a check may take, and below which it is not begun.
 CHECKS = {
@@ -49,13 +48,17 @@ def main() -> int:
         print("`bench/gpu.sh --device cpu --quick` runs the checks' own code on this CPU.")
         print(json.dumps({"bench": "gpu", "gpu": None, "results": []}))
         return 0
-    print(f"packages that are missing: {', '.join(missing()) or 'none'}; stand-ins: {', '.join(STAND_INS) or 'none'}")
+    print(f"packages that are missing: {', '.join(MISSING) or 'none'}; stand-ins: {', '.join(STAND_INS) or 'none'}")
     end = time.time() + 60 * given.minutes
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(folder) / "compiled"))
         rows = [row for name in wanted for row in run(name, given.device, given.quick, end)]
     failed = [row for row in rows if row["ok"] is False]
-    print(f"{len(rows)} rows, {len(failed)} failed" + "".join(f"\n  {row['check']}: {row['case']}" for row in failed))
+    unseen = sum(row["note"].startswith(("skipped", "ended")) for row in rows)
+    print(
+        f"{len(rows)} rows, {unseen} skipped or ended by time, {len(failed)} failed"
+        + "".join(f"\n  {row['check']}: {row['case']}" for row in failed)
+    )
     gpu = torch.cuda.get_device_name(0) if given.device == "cuda" else "cpu"
     print(json.dumps({"bench": "gpu", "gpu": gpu, "torch": torch.__version__, "quick": given.quick, "results": rows}))
     return 1 if failed else 0
@@ -65,6 +68,7 @@ def run(name: str, device: str, quick: bool, end: float) -> list[dict[str, Any]]
     """The rows of one check, printed as it ends."""
     limit, least = CHECKS[name]
     left = min(limit, end - time.time())
+    rows: list[dict[str, Any]]
     if left < (least if not quick else 0):
         rows = [{"case": "all", "value": None, "unit": "", "ok": None, "note": "skipped: the time is used up"}]
     else:

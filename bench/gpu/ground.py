@@ -1,4 +1,4 @@
-"""What the machine is, and how fast its matrix units and its memory really are: what everything else is held against."""
+"""What the machine is, and how fast its matrix units and its memory really are: all else is held against that."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def types(bench: Bench, size: Size, window: int) -> None:
         share = sum(count for name, count in products.items() if wanted in name) / sum(products.values())
         row(f"products that run in {wanted}", share, "share", share == 1.0, str(products))
     close("losses of bf16 against fp32", first["bf16"], first["fp32"], 2e-2)
-    weights = {name: value for name, value in decoder(size, window).state_dict().items()}
+    weights = dict(decoder(size, window).state_dict())
     same("weights are drawn alike on every device", weights, decoder(size, window).to(bench.device).state_dict())
 
 

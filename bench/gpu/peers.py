@@ -1,12 +1,13 @@
 """The same training step by others, where they are installed: transformers' MusicGen decoder, and x-transformers.
 
-Same width, layers, heads, codebooks, context, batch, precision (bfloat16 products over float32 weights) and fused AdamW.
+Same width, layers, heads, codebooks, context, batch, precision (bfloat16 products over float32 weights), fused AdamW.
 MusicGen computes its own loss, a codebook at a time; x-transformers is a decoder with rotary positions, RMS norm and
 SwiGLU of our inner width, between our sum of embeddings and our K heads, with torch's cross entropy.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 
@@ -23,15 +24,7 @@ COMPILE_SECONDS = 60
 
 def check(bench: Bench) -> None:
     size, window, batch = (TINY, 16, 2) if bench.quick else (REFERENCE, 512, 32)
-    ours = Training(bench.device, size, window, precision="bf16", mode="eager" if bench.quick else "compiled")
-    inputs = ours.inputs(grid(size, batch, window))
-    rates = {"ours": rate(bench, lambda: ours.step(0, inputs), batch * window)}
-    row(
-        f"ours, {size} ctx {window} batch {batch} bf16 {'eager' if bench.quick else 'compiled'}",
-        rates["ours"],
-        "frames/s",
-    )
-    del ours, inputs
+    mine = our_rate(bench, size, window, batch)
     for name, make in (("transformers", musicgen), ("x_transformers", x_transformers)):
         if importlib.util.find_spec(name) is None:
             skipped(name, "not installed")
@@ -43,11 +36,19 @@ def check(bench: Bench) -> None:
                 continue
             module, loss = make(size, window, grid(size, batch, window).to(bench.device).long())
             module.to(bench.device).train()
-            step = stepper(bench, torch.compile(module) if compiled else module, loss)
-            step()
-            found = rate(bench, step, batch * window)
-            row(case, found, "frames/s", note=f"ours is {rates['ours'] / found:.2f} x as fast")
-            del module, step
+            if compiled:
+                module.compile()
+            found = rate(bench, stepper(bench, module, loss), batch * window)
+            row(case, found, "frames/s", note=f"ours is {mine / found:.2f} x as fast")
+
+
+def our_rate(bench: Bench, size: Size, window: int, batch: int) -> float:
+    mode = "eager" if bench.quick else "compiled"
+    training = Training(bench.device, size, window, precision="bf16", mode=mode)
+    inputs = training.inputs(grid(size, batch, window))
+    found = rate(bench, lambda: training.step(0, inputs), batch * window)
+    row(f"ours, {size} ctx {window} batch {batch} bf16 {mode}", found, "frames/s")
+    return found
 
 
 def rate(bench: Bench, step: Callable[[], object], frames: int) -> float:
@@ -99,13 +100,11 @@ class _Between(nn.Module):
 
     def __init__(self, size: Size, window: int) -> None:
         super().__init__()
-        from x_transformers import Decoder
-
         inner = decoder(size, window).config.feedforward
         assert inner is not None
         self.books, self.outputs = size.codebooks, CARDINALITY + 1
         self.embeddings = nn.ModuleList(nn.Embedding(CARDINALITY + 3, size.width) for _ in range(size.codebooks))
-        self.middle = Decoder(
+        self.middle = importlib.import_module("x_transformers").Decoder(
             dim=size.width,
             depth=size.layers,
             heads=size.heads,

@@ -53,13 +53,18 @@ def close(case: str, found: Tensor, expected: Tensor, tolerance: float) -> None:
 
 def same(case: str, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Bit for bit."""
-    wrong = [name for name in expected if not torch.equal(found[name].cpu(), expected[name].cpu())]
+    wrong = [name for name in expected if not torch.equal(_bits(found[name]), _bits(expected[name]))]
     wrong += sorted(found.keys() ^ expected.keys())
     row(case, len(wrong), "tensors differ", not wrong, wrong[0] if wrong else "bitwise")
 
 
+def _bits(tensor: Tensor) -> Tensor:
+    """As bytes: a NaN is equal to itself there."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+
 def timed(bench: Bench, run: Callable[[], object], least: float = 1.0, most: int = 200) -> float:
-    """Seconds of one call, over as many as fit about `least` seconds; call it once before (it is not warmed up here)."""
+    """Seconds of one call, over as many as fit about `least` seconds. Call it before: it is not warmed up here."""
     devices.synchronise(bench.device)
     began = time.perf_counter()
     run()

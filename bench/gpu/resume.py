@@ -1,4 +1,4 @@
-"""Resume bit for bit on one device with deterministic kernels: 6 steps at once, and 3 and 3 with everything reloaded."""
+"""Resume bit for bit on one device with deterministic kernels: 6 steps at once, and 3 and 3 with all reloaded."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 """Stand-ins for two packages, for a machine that has torch and nothing else.
 
 `pydantic`: enough of it that `partimento.config` imports, with the defaults that are written there and no validation.
-`safetensors.torch`: reading a file's bytes. Each is used only where the real package is missing, and the report says so.
+`safetensors.torch`: reading a file's bytes. Each is used only where the real package is missing; the report says so.
 """
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
 import json
 import sys
@@ -18,18 +19,22 @@ from torch import Tensor
 NEEDED = ("numpy", "pydantic", "safetensors", "transformers", "x_transformers")
 
 
-def missing() -> list[str]:
-    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
+def install() -> tuple[list[str], list[str]]:
+    """Put a stand-in where a package is missing. Which packages are missing, and which have a stand-in now."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    makers = {"pydantic": _pydantic, "safetensors": _safetensors}
+    used = [name for name in missing if name in makers]
+    for name in used:
+        makers[name]()
+    return missing, used
 
 
-def install() -> list[str]:
-    """Put a stand-in where a package is missing; the names of those."""
-    used = []
-    for name, make in (("pydantic", _pydantic), ("safetensors", _safetensors)):
-        if importlib.util.find_spec(name) is None:
-            make()
-            used.append(name)
-    return used
+def _module(name: str) -> Any:
+    """An empty module that is found from now on; others ask for its specification."""
+    module = types.ModuleType(name)
+    module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+    sys.modules[name] = module
+    return module
 
 
 class _Model:
@@ -47,14 +52,12 @@ def _annotated(kind: type) -> set[str]:
 
 
 def _pydantic() -> None:
-    module = types.ModuleType("pydantic")
-    stand_in: Any = module
+    stand_in = _module("pydantic")
     stand_in.BaseModel = _Model
     stand_in.ConfigDict = dict
     stand_in.Field = lambda *given, **named: None
     stand_in.TypeAdapter = stand_in.ValidationError = type("Absent", (Exception,), {})
     stand_in.model_validator = stand_in.field_validator = lambda *given, **named: lambda method: method
-    sys.modules["pydantic"] = module
 
 
 _TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -80,10 +83,7 @@ def _absent(*given: Any, **named: Any) -> Any:
 
 
 def _safetensors() -> None:
-    package, inner = types.ModuleType("safetensors"), types.ModuleType("safetensors.torch")
+    package, inner = _module("safetensors"), _module("safetensors.torch")
     package.__path__ = []
-    stand_in: Any = inner
-    stand_in.load, stand_in.save = _load, _absent
-    whole: Any = package
-    whole.torch, whole.safe_open, whole.SafetensorError = inner, _absent, RuntimeError
-    sys.modules["safetensors"], sys.modules["safetensors.torch"] = package, inner
+    package.torch, package.safe_open, package.SafetensorError = inner, _absent, RuntimeError
+    inner.load, inner.save, inner.save_file, inner.load_file = _load, _absent, _absent, _absent

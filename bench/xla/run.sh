@@ -8,6 +8,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 if [ ! -x "$folder/bin/python" ]; then
     python3 -m venv "$folder"
     # This package asks for a newer torch than the last torch_xla has, so it is not installed, only found.
-    "$folder/bin/pip" install --disable-pip-version-check torch==2.9.0 torch_xla==2.9.0 numpy pyarrow pydantic
+    "$folder/bin/pip" install --disable-pip-version-check torch==2.9.0 torch_xla==2.9.0 numpy pyarrow pydantic \
+        soundfile soxr
 fi
 PJRT_DEVICE=CPU PYTHONPATH="$here/../../src" exec "$folder/bin/python" "$here/check.py" "$@"

@@ -18,6 +18,8 @@ _CALLS = {
     "encode": "partimento.codecs.encode",
     "load_config": "partimento.config",
     "overfit": "partimento.lab.preflight",
+    "plan": "partimento.lab.plan",
+    "preflight": "partimento.lab.preflight",
     "report": "partimento.lab.report",
     "sample": "partimento.play",
     "score": "partimento.lab.score",

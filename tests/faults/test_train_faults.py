@@ -72,7 +72,8 @@ def final(runs: Path, run: str = "run") -> dict[str, torch.Tensor]:
 
 
 def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    """Of bytes: the guard's memory holds NaN until there is something to remember."""
+    return a.keys() == b.keys() and all(a[name].numpy().tobytes() == b[name].numpy().tobytes() for name in a)
 
 
 class Listener(Quiet):

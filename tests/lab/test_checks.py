@@ -213,6 +213,7 @@ def test_a_model_that_does_not_mix_over_time_is_named(pack, tmp_path, monkeypatc
     [
         ({"model__attention_scale": 1.0}, "attention", "failed"),
         ({"optim__lr": 0.3}, "rate", "failed"),
+        ({"optim__name": "muon", "optim__muon_lr": 2.0}, "rate", "failed"),
         ({"optim__lr": 1e-7}, "one batch", "failed"),
         ({"data__null_share": 0.0}, "guidance", "warn"),
         ({"model__feedforward": 16}, "shape", "warn"),

@@ -17,7 +17,6 @@ from partimento.lab.plan.memory import USABLE
 from partimento.lab.plan.sketch import sketch
 from partimento.lab.plan.text import duration, number, size
 from partimento.lab.plan.trace import trace
-from partimento.models.decoder import CodeDecoder
 from partimento.tokens.spec import CodecSpec
 from partimento.tokens.writer import PackWriter
 from partimento.training.ema import named_state
@@ -25,7 +24,7 @@ from partimento.training.optim import Optimizers
 from partimento.training.tasks import make_task
 
 SPEC = CodecSpec("fake", "0" * 64, 8000, Fraction(20), (50,) * 4)
-CLIPS, FRAMES = 6, 400
+CLIPS, FRAMES = 24, 400
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +84,7 @@ def really_kept(objective, inputs, precision):
     ],
 )
 def test_activations_are_those_that_a_training_keeps(pack, precision, shape):
-    """Within 25 %: the kernels of a CPU keep a little else than those that are assumed (measured: within 12 %)."""
+    """Within 10 %: the kernels of a CPU may keep a little else than those that are assumed (measured: within 1 %)."""
     settings = config(pack, **shape)
     drawn = sketch(settings)
     items = settings.optim.batch
@@ -93,7 +92,7 @@ def test_activations_are_those_that_a_training_keeps(pack, precision, shape):
     task = make_task(settings, torch.device("cpu"))
     real = really_kept(task.objective.train(), task.inputs(task.batch(0, 0)), precision)
     estimate = items * found.activations("none") - found.largest + found.copies
-    assert estimate == pytest.approx(real, rel=0.25), estimate / real
+    assert estimate == pytest.approx(real, rel=0.1), estimate / real
 
 
 def test_activations_of_a_fused_head(pack):
@@ -116,7 +115,7 @@ def test_activations_of_a_fused_head(pack):
     real = really_kept(Fused(task.module).train(), task.inputs(task.batch(0, 0)), "fp32")
     logits = 4 * 4 * 128 * 51  # of one book: alive at the end of the forward pass, but not kept
     estimate = found.blocks + found.rest + found.copies - logits
-    assert estimate == pytest.approx(real, rel=0.25), estimate / real
+    assert estimate == pytest.approx(real, rel=0.1), estimate / real
 
 
 def test_recomputing_keeps_less(pack):
@@ -145,16 +144,13 @@ def test_state_and_checkpoint_are_as_large_as_they_are(pack, name, tied):
 
 
 def test_operations_are_those_that_torch_counts(pack):
-    """Within 5 %: torch counts the products themselves; the convention counts one to the embedding's sum as well."""
-    settings = config(pack, data__window=32)  # short enough for torch's own attention, which it can count
-    task = make_task(settings, torch.device("cpu"))
+    """Within 1 %: both count the products of forward and backward and nothing else."""
+    settings = config(pack)
+    drawn = sketch(settings)  # on the meta device attention is products, which torch can count
     with FlopCounterMode(display=False) as counter:
-        functional = CodeDecoder.forward(
-            task.module, torch.zeros(4, 32, 4, dtype=torch.long), condition_BD=task.module.condition.null(4)
-        )
-        functional.sum().backward()
+        drawn.objective(*drawn.inputs(drawn.stages[0]))[0].backward()
     found = plan(settings)
-    assert found.micro_flops == pytest.approx(counter.get_total_flops(), rel=0.05)
+    assert found.micro_flops == pytest.approx(counter.get_total_flops(), rel=0.01)
     assert found.flops == 100 * found.micro_flops
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch.nn import functional
@@ -114,13 +116,9 @@ def test_heads_and_loss_in_one(smoothing: float, z: float, rows: int, eos: bool,
 
 
 def same(got: CodeLoss, expected: CodeLoss, **tolerance: float) -> None:
-    for name in ("total", "count", "code_sum_K", "code_count_K", "eos_sum", "eos_count"):
-        torch.testing.assert_close(
-            getattr(got, name).detach(),
-            getattr(expected, name).detach(),
-            msg=lambda text, name=name: f"{name}: {text}",
-            **tolerance,
-        )
+    for field in dataclasses.fields(CodeLoss):
+        one, other = (getattr(loss, field.name).detach() for loss in (got, expected))
+        torch.testing.assert_close(one, other, msg=lambda text, name=field.name: f"{name}: {text}", **tolerance)
 
 
 def test_heads_without_gradients_leave_nothing_behind() -> None:

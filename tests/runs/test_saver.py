@@ -153,8 +153,16 @@ def test_a_full_disk_is_told_at_the_next_call_and_costs_that_save_only(
 
 
 def test_what_json_cannot_hold_is_told_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="JSON"):
-        Saver(tmp_path).submit(1, parts(1.0), {"loss": float("nan")})
+    with pytest.raises(TypeError, match="JSON"):
+        Saver(tmp_path).submit(1, parts(1.0), {"loss": object()})
+
+
+def test_figures_that_are_not_finite_are_null(tmp_path: Path) -> None:
+    """A validation of a model that diverged must not end the training with a fault of the program."""
+    saver = Saver(tmp_path)
+    saver.submit(1, parts(1.0), {"figures": {"ce": float("nan"), "ce_K": (1.0, float("inf"))}})
+    saver.wait()
+    assert checkpoint.load(tmp_path / checkpoint.step_name(1), ()).state["figures"] == {"ce": None, "ce_K": [1.0, None]}
 
 
 def test_ctrl_c_while_waiting_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

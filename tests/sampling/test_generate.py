@@ -388,7 +388,7 @@ def test_entropy_is_that_of_teacher_forcing(static: bool) -> None:
 
 
 class Counted(CodeDecoder):
-    """Remembers the shapes that it was given, and the windows: steps that began at an empty cache."""
+    """Remembers the shapes that it was given."""
 
     shapes: list[tuple[int, ...]]
 
@@ -421,9 +421,7 @@ def test_the_whole_step_is_one_program(rules: Rules) -> None:
         return module.forward
 
     prompt = torch.randint(0, V, (2, 7, K))
-    sheet = Sheet(
-        pattern, SPECIALS, frames=frames, prompt_BTK=prompt, cardinality=V, stops=True, device=torch.device("cpu")
-    )
+    sheet = Sheet(pattern, SPECIALS, frames=frames, prompt_BTK=prompt, cardinality=V, stops=True, device=device)
     starts = window_starts(sheet.first, sheet.steps, context)
     assert len(starts) > 3
     with torch.no_grad():

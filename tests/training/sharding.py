@@ -63,6 +63,9 @@ def write(rank: int, world: int, folder: Path) -> None:
     assert sharded.save(folder, 10, parts, {"family": "toy"}) == path, "a step that is there is left as it is"
 
     into = sharded_parts(2, world)
+    sharded.load(path, into)
+    assert same(into, 1), "sharded, read by those who wrote it"
+    into = sharded_parts(3, world)
     state = sharded.load(folder / checkpoint.step_name(5), into)
     assert same(into, 1) and state["step"] == 5, "whole, read by two"
 
@@ -108,6 +111,7 @@ def read(rank: int, world: int, folder: Path) -> None:
     into = sharded_parts(3, world)
     sharded.load(folder / checkpoint.step_name(10), into)
     assert same(into, 1)
+    dist.barrier()  # or the first to leave would cut off the last messages of the others
     dist.destroy_process_group()
 
 

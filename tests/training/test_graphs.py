@@ -84,3 +84,23 @@ def test_an_error_of_the_recording_is_told_by_its_first_cause() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         finally:
             raise RuntimeError("capture was invalidated")
+
+
+class Pretended(graphs.Graphed):
+    """The bookkeeping of a recording, without one."""
+
+    def __init__(self, gradients: list[Tensor]) -> None:
+        self.parameters = list(PLAIN.parameters())
+        self._gradients = list(gradients)
+
+
+def test_gradients_return_to_the_addresses_of_the_recording_with_their_values() -> None:
+    kept = [torch.full_like(parameter, 7.0) for parameter in PLAIN.parameters()]
+    other = torch.full_like(PLAIN.bias, 3.0)
+    PLAIN.weight.grad, PLAIN.bias.grad = None, other
+    Pretended(kept)._attach()
+    assert PLAIN.weight.grad is kept[0] and not kept[0].any()
+    assert PLAIN.bias.grad is kept[1] and torch.equal(kept[1], other)
+    Pretended(kept)._attach()
+    assert torch.equal(kept[1], other)
+    PLAIN.zero_grad(set_to_none=True)

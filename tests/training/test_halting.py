@@ -38,6 +38,8 @@ HEALTHY = {
     "plateau without noise": np.full(600, 4.0),
     "flat zero": np.zeros(600),
     "by heart": 6.93 * np.exp(-STEPS / 15) * np.exp(0.8 * numpy_rng("heart").standard_normal(600)),
+    "by heart but for some": 6.93 * np.exp(-STEPS / 15) + np.where(STEPS % 50 >= 40, 0.3, 0.01),
+    "two percent more": np.where(STEPS < 300, 4.0, 4.08),
     "another unit": 3000 * learning(4),
     "negative": learning(5) - 10,
     "from far": learning(6, start=100, end=1, noise=0.05),

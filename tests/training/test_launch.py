@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -95,6 +96,7 @@ RANK = """
 def ranks(tmp_path, monkeypatch):
     """ranks(body, count=2): run two processes of that body; its names: folder, rank, seen (signals), until(test)."""
     monkeypatch.setattr(launch, "GRACE_SECONDS", 0.4)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for name in TORCHRUN:
         monkeypatch.delenv(name, raising=False)
 
@@ -136,6 +138,7 @@ def test_ranks_get_their_environment_and_only_the_first_is_heard(ranks, tmp_path
     places = [json.loads((tmp_path / f"place-{rank}").read_text()) for rank in range(2)]
     assert places == [[0, 2, 0, 2, "", 0, threads], [1, 2, 1, 2, "", 0, threads]]
     assert capfd.readouterr() == ("I am 0\n", "")
+    assert not list(tmp_path.glob("partimento-*"))
 
 
 def test_the_error_of_one_rank_ends_all_and_is_told_once(ranks, tmp_path, capfd):
@@ -249,3 +252,15 @@ def test_the_arguments_of_a_rank():
         *("train", "a.toml", "optim.lr=1", "--runs", "r", "--run", "x"),
         *("--hypothesis", "so be it", "--quiet", "--json"),
     ]
+
+
+def test_after_a_stop_the_first_rank_is_believed_and_the_command_that_goes_on_has_the_ranks(ranks, tmp_path):
+    body = """
+        if rank == 0:
+            time.sleep(0.5)
+        command = "partimento train c.json --run r"
+        raise PartimentoError("SYS003", f"saved up to step {0 if rank else 7}", next=command)
+    """
+    with pytest.raises(PartimentoError, match="saved up to step 7") as caught:
+        ranks(body)
+    assert caught.value.next == "partimento train c.json --run r --nproc 2"

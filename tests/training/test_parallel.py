@@ -1,4 +1,7 @@
-"""Two ranks learn what one process learns, by DDP and by FSDP2, and tell each other what they must."""
+"""Two ranks learn what one process learns, by DDP and by FSDP2, and tell each other what they must.
+
+(Fifty steps of the whole engine are in `test_ranks`.)
+"""
 
 import json
 import os
@@ -18,7 +21,7 @@ from partimento.models.loss import code_loss
 from partimento.training.fsdp import _own_blocks
 from partimento.training.parallel import Parallel
 
-BOOKS, CODES, STEPS, ITEMS = 2, 12, 50, 8
+BOOKS, CODES, STEPS, ITEMS = 2, 12, 25, 8
 CONFIG = parse({"family": "rvq", "data": {"pack": "none"}, "train": {"device": "cpu"}})
 # parallel, micro-batches, precision
 RUNS = {

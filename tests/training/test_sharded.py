@@ -45,11 +45,14 @@ def ranks(action: str, world: int, folder: Path) -> list[subprocess.CompletedPro
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """step 5 written whole by one process, step 10 sharded by two; steps 20, 30 and 40 were refused or died."""
+    """step 5 written whole by one process, step 10 sharded by two; steps 20, 30, 35 and 40 were refused or died.
+
+    What two ranks read is asserted in `sharding.write`, by the same processes.
+    """
     place = tmp_path_factory.mktemp("checkpoints")
     checkpoint.save(place, 5, whole_parts(1), {"family": "toy"})
     done = ranks("write", 2, place)
-    assert [child.returncode for child in done] == [0, 9], [child.stdout for child in done]
+    assert [child.returncode for child in done] == [0, 9], "\n".join(child.stdout for child in done)
     return place
 
 
@@ -63,15 +66,15 @@ def test_two_wrote_and_one_reads_without_a_process_group(folder: Path) -> None:
     assert checkpoint.best(folder) == checkpoint.newest(folder) == folder / "step-000000010"
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_two_wrote_and_others_read(folder: Path, world: int) -> None:
-    done = ranks("read", world, folder)
-    assert all(child.returncode == 0 for child in done), [child.stdout for child in done]
+@pytest.mark.slow
+def test_two_wrote_and_four_read(folder: Path) -> None:
+    done = ranks("read", 4, folder)
+    assert [child.returncode for child in done] == [0] * 4, "\n".join(child.stdout for child in done)
 
 
 def test_failures_left_nothing(folder: Path) -> None:
     """A disk that was full for one of the ranks, and a rank that died in the middle of writing."""
-    left = {path.name for path in folder.iterdir()} - {"meet-write-2", "meet-read-2", "meet-read-4"}
+    left = {path.name for path in folder.iterdir()} - {"meet-write-2", "meet-read-4"}
     assert left == {"step-000000005", "step-000000010"}
 
 

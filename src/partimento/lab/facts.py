@@ -171,15 +171,14 @@ def checkpoints(run: Run) -> list[dict[str, Any]]:
     best = checkpoint.best(run.checkpoints_path) if run.checkpoints_path.exists() else None
     rows = []
     for path in checkpoint.visible(run.checkpoints_path):
-        files = [file for file in sorted(path.iterdir()) if file.suffix == ".safetensors"]
-        rows.append(
-            {
-                "name": path.name,
-                "best": path == best,
-                "parts": ", ".join(file.stem for file in files),
-                "megabytes": sum(file.stat().st_size for file in files) / 1e6,
-            }
-        )
+        try:
+            parts = checkpoint.contents(path)
+        except PartimentoError as err:
+            rows.append({"name": path.name, "best": False, "parts": err.message, "megabytes": 0.0})
+            continue
+        size = sum(file.stat().st_size for files in parts.values() for file in files if file.exists())
+        row = {"name": path.name, "best": path == best, "parts": ", ".join(parts), "megabytes": size / 1e6}
+        rows.append(row)
     return rows
 
 

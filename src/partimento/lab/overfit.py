@@ -104,8 +104,8 @@ class _Attempt:
         )
         self.grid_1SK = torch.from_numpy(grid_SK)[None].to(device)
         tags = len(pack.tag_vocabulary) if config.model.tags else 0
-        shape = decoder_config(config, pack, self.specials, tags=tags)
-        self.decoder = CodeDecoder(replace(shape, max_positions=len(grid_SK), dropout=0.0)).to(device).train()
+        shape = decoder_config(config, pack, self.specials, tags=tags, positions=len(grid_SK))
+        self.decoder = CodeDecoder(replace(shape, dropout=0.0)).to(device).train()
         self.no_tags_1G = torch.zeros(1, tags, device=device)
         self.dropped_1 = torch.zeros(1, dtype=torch.bool, device=device)
         self.steps = 0

@@ -5,7 +5,6 @@ Shapes: B batch, S query steps, M memory steps, D model width, H query heads, G 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -46,13 +45,11 @@ class SelfAttention(nn.Module):
     ) -> Tensor:
         batch, steps = x_BSD.shape[:2]
         heads = self.qkv(x_BSD).view(batch, steps, self.heads + 2 * self.kv_heads, self.head_width)
-        turned, value = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        query, key, value = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
         if self.query_norm is not None and self.key_norm is not None:
-            query, key = turned.split((self.heads, self.kv_heads), dim=2)
-            turned = torch.cat([self.query_norm(query), self.key_norm(key)], dim=2)
+            query, key = self.query_norm(query), self.key_norm(key)
         if rotary is not None:
-            turned = rotary(turned, start)
-        query, key = turned.split((self.heads, self.kv_heads), dim=2)
+            query, key = rotary(query, start), rotary(key, start)
         if cache is None and causal.suits(query, key):
             scale = self.head_width**-0.5 if self.scale is None else self.scale
             return self.out(causal.causal_attention(query, key, value, scale).flatten(2))

@@ -1,13 +1,14 @@
 """Causal attention of whole windows on a CPU, as matrix products of oneDNN.
 
-torch's own kernel for CPUs makes its products in small tiles, in float32 through MKL, and is the largest single cost of a
-training step there after the linear layers. Here a block of queries meets all keys up to it in one product, so that the
-upper triangle is left out but for half a block, and the backward pass makes the probabilities again, as flash attention
-does (Dao et al. 2022): memory stays linear in the window but for one block. One layer of 4 x 512 rows, 4 heads of 64,
-forward and backward, one Zen 5 core: 31 ms instead of 48 in float32, 16 instead of 44 in bfloat16.
+torch's own kernel for CPUs makes its products in small tiles, in float32 through MKL, and is the largest single cost
+of a training step there after the linear layers. Here a block of queries meets all keys up to it in one product, so
+that the upper triangle is left out but for half a block, and the backward pass makes the probabilities again, as flash
+attention does (Dao et al. 2022): memory stays linear in the window but for one block. One layer of 4 x 512 rows, 4
+heads of 64, forward and backward, one Zen 5 core: 31 ms instead of 48 in float32, 16 instead of 44 in bfloat16.
 
-In bfloat16 the scores are rounded to bfloat16 before the softmax (torch's kernel keeps them in float32): an error of 0.4 %
-of the result instead of 0.2 % at scores of deviation 1, of which the linear layers around it make as much.
+In bfloat16 the scores are rounded to bfloat16 before the softmax (torch's kernel keeps them in float32): the result is
+off by 0.4 % instead of 0.2 % where scores have a deviation of 1, which is what the linear layers around it do, too, and
+by 1 % at a deviation of 8, which QK norm keeps away.
 
 Shapes: B batch, S steps, H heads, E head width, G = B * H, R rows of a block.
 """

@@ -233,8 +233,9 @@ class _TokenLoss(torch.autograd.Function):
         logits_NV, targets_N, weight_N = ctx.saved_tensors
         gradient_NV = torch.empty_like(logits_NV)
         scaled_N = weight_N * upstream[0]
+        smoothing, z_loss = ctx.options
         for rows in _chunks(len(logits_NV), logits_NV.is_cpu):
-            _chunk_loss(logits_NV[rows], targets_N[rows], scaled_N[rows], *ctx.options, gradient_NV[rows])
+            _chunk_loss(logits_NV[rows], targets_N[rows], scaled_N[rows], smoothing, z_loss, gradient_NV[rows])
         return gradient_NV, None, None, None, None
 
 

@@ -25,6 +25,7 @@ import partimento
 from partimento import commit
 from partimento.errors import PartimentoError
 from partimento.runs import migrations, tensorfiles
+from partimento.runs.events import plain
 
 if TYPE_CHECKING:  # a run can be read without torch
     from torch import Tensor
@@ -56,9 +57,10 @@ def step_name(step: int) -> str:
 def save(folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
     """Commit a checkpoint of `step` below `folder` and return its path.
 
-    `state` is JSON. Tensors may live on any device, share storage or be non-contiguous; each is stored on its own.
-    A step that is there already is left as it is: checkpoints are immutable and a step determines its content.
-    Raises SYS002 (the checkpoints that are there stay untouched then) and CKPT012 (moments in low precision).
+    `state` is JSON, with null for a number that is not finite. Tensors may live on any device, share storage or be
+    non-contiguous; each is stored on its own. A step that is there already is left as it is: checkpoints are immutable
+    and a step determines its content. Raises SYS002 (the checkpoints that are there stay untouched then) and CKPT012
+    (moments in low precision).
     """
     path = Path(folder) / step_name(step)
     if path.exists():
@@ -78,7 +80,7 @@ def seal(tmp: Path, step: int, state: Mapping[str, Any], shapes: tensorfiles.Sha
     `shapes` are those of the whole tensors of sharded parts, without which a missing share could not be told.
     """
     made = {"schema": migrations.SCHEMA, "step": step, "partimento": partimento.__version__}
-    commit.record(tmp / "state.json", {**state, **made})
+    commit.record(tmp / "state.json", plain({**state, **made}))
     files = {
         file.relative_to(tmp).as_posix(): {"bytes": file.stat().st_size, "sha256": commit.sha256(file)}
         for file in sorted(tmp.rglob("*"))

@@ -28,7 +28,7 @@ class EventLog:
         self.path = Path(path)
 
     def append(self, kind: str, step: int, **values: Any) -> Event:
-        event = {"kind": kind, "step": step, "time": round(time.time(), 3), **_plain(values)}
+        event = {"kind": kind, "step": step, "time": round(time.time(), 3), **plain(values)}
         commit.append_line(self.path, json.dumps(event, ensure_ascii=False, allow_nan=False))
         return event
 
@@ -76,14 +76,14 @@ def _parse(line: bytes) -> Event | None:
     return event if isinstance(event, dict) and "kind" in event and "step" in event else None
 
 
-def _plain(value: Any) -> Any:
-    """`value` as JSON can hold it."""
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it: a number that is not finite is None, never 0."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     return value

@@ -43,6 +43,7 @@ def _engine(state: State) -> State:
         "figures": {} if score is None else {state.get("score_name", "score"): score},
         "good": state.get("skipped_in_a_row", 0) == 0,
         **{name: [] for name in ("losses", "validations", "rollbacks")},
+        "trained": {},
     }
 
 

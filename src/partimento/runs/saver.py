@@ -19,6 +19,7 @@ from torch import Tensor
 
 from partimento import commit
 from partimento.runs import checkpoint
+from partimento.runs.events import plain
 
 Done = Callable[[Path], None]
 
@@ -52,8 +53,8 @@ class Saver:
         Raises what an earlier save raised; nothing is copied then, and the call can be made again.
         """
         self.wait()
-        plain = json.loads(commit.record_bytes(state))  # as it is now: the counters go on counting
-        self._going = self._thread.submit(self._commit, step, self._copied(parts), plain, after), done
+        now = json.loads(commit.record_bytes(plain(state)))  # the counters go on counting
+        self._going = self._thread.submit(self._commit, step, self._copied(parts), now, after), done
 
     def wait(self) -> None:
         """Return when nothing is being written any more. A Ctrl-C in here loses nothing: the thread writes on."""

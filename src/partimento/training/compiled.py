@@ -90,7 +90,9 @@ def _recomputed(forward: Forward, train: Train) -> Forward:
     # The dropout stream's state cannot be read while a CUDA graph is recorded; `graphs.check` refuses dropout then.
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": not train.cuda_graphs}
     if train.recompute == "selective":
-        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _kept_operators())
+        context: Any = functools.partial(create_selective_checkpoint_contexts, _kept_operators())
+        context.cache_hash = ",".join(_KEPT)  # by which compiled code of it is found again
+        options["context_fn"] = context
 
     def twice(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return checkpoint(forward, block, *args, **options, **kwargs)
@@ -155,9 +157,9 @@ def dry_run(
 ) -> dict[str, int]:
     """One forward and backward pass for each of `largest` (inputs by name, e.g. of every stage), without a trace.
 
-    Compiles what there is to compile and meets the peak of memory before step 1. Gradients are dropped; buffers, the
-    random streams and what modules note in training are as before. `reserve` bytes of the device stay taken meanwhile:
-    what will be there in the training and is not yet (moments). Returns `devices.memory` after it.
+    Compiles and records what there is to, and meets the peak of memory before step 1. Gradients are zero afterwards;
+    buffers, the random streams and what modules note in training are as before. `reserve` bytes of the device are taken
+    meanwhile: what will be there in the training and is not yet. Returns `devices.memory` after it.
 
     Raises TRAIN040 when the device has not enough memory, with the remedies.
     """
@@ -174,8 +176,10 @@ def dry_run(
                     raise
                 raise _too_large(stage, inputs, device, reserve, err) from err
             finally:
-                for parameter in module.parameters():
-                    parameter.grad = None
+                # In place: a recorded graph knows their addresses.
+                for gradient in (parameter.grad for parameter in module.parameters()):
+                    if gradient is not None:
+                        gradient.zero_()
     return devices.memory(device)
 
 
@@ -208,7 +212,7 @@ def _too_large(
 ) -> PartimentoError:
     shape = list(next(tensor.shape for tensor in inputs if tensor is not None))
     peak = devices.memory(device).get("peak_bytes", 0)
-    reached = f"{peak / 2**30:.1f} GiB were in use ({reserve / 2**30:.1f} of them kept for the optimizer)"
+    reached = f"{peak / 2**30:.1f} GiB were in use ({reserve / 2**30:.1f} of them kept free)"
     return PartimentoError(
         "TRAIN040",
         f"the largest step ({stage}, a micro-batch of {shape}) does not fit the memory of {devices.name(device)}",

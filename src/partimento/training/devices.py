@@ -90,7 +90,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "capability": _capability(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "tf32": tf32(),
+        "tf32": device.type != "cpu" and tf32(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
 

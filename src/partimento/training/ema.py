@@ -66,17 +66,19 @@ def sharded_like(full: Tensor, like: Tensor) -> Tensor:
 def copy_into(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
     """Overwrite the tensors of `target` (sharded or not) by full ones, or by ones that are sharded alike.
 
-    Raises TRAIN003, with nothing changed, unless names and shapes agree.
+    Raises TRAIN003, with nothing changed, unless names, shapes and types agree.
     """
     if different := sorted(target.keys() ^ source.keys()):
         raise misfit(f"{different[0]} is only on one side")
     for name, tensor in target.items():
         if tensor.shape != source[name].shape:
             raise misfit(f"{name} is {list(source[name].shape)} there and {list(tensor.shape)} here")
+        if tensor.dtype != source[name].dtype:
+            raise misfit(f"{name} is {source[name].dtype} there and {tensor.dtype} here")
     for name, tensor in target.items():
         other = source[name]
         if isinstance(tensor, DTensor) and not isinstance(other, DTensor):
-            other = sharded_like(other.to(tensor.dtype), tensor)
+            other = sharded_like(other, tensor)
         _local(tensor).copy_(_local(other))
 
 

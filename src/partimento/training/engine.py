@@ -155,7 +155,7 @@ def _loop(session: Session, stop: Stop) -> str:
             step = counters.step
             stage = settings_at(config, step)
             if 0 < step == stage.start:
-                state.guard.reset()  # another window, another level of the loss
+                session.new_stage()
             rate = shape(step, config.optim, plan.steps) * stage.lr * state.rate_factor
             session.pace.begin()
             batches = feed.next(step, len(counters.rollbacks))

@@ -7,8 +7,8 @@ alone recorded; clipping, the optimizer and everything that looks at a number st
 What a caller must know:
 
 - Everything has one shape. Other shapes are refused; a stage of the curriculum makes a new `Graphed`.
-- Gradients live at fixed addresses, and every replay adds to them: accumulation works, and they are zeroed in place
-  (`zero_grad(set_to_none=False)`), never dropped.
+- Gradients live at fixed addresses, and every replay adds to them: accumulation works. Zero them in place
+  (`zero_grad(set_to_none=False)`); dropped ones would be put back, filled with zeros.
 - Dropout follows the device's generator as it is when a call begins: seed it before each call, outside of
   `forward_backward` (a seed inside would be recorded as a constant). Then the stream is that of the same seed without a
   graph.
@@ -85,9 +85,7 @@ class Graphed:
         if self._graph is None:
             self._record(inputs)
         check_same(self._inputs, inputs)
-        for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
-            if parameter.grad is not gradient:
-                raise ValueError("the gradients were dropped or replaced: zero them in place, set_to_none=False")
+        self._attach()
         for static, given in zip(self._inputs, inputs, strict=True):
             if static is not None and given is not None:
                 static.copy_(given, non_blocking=True)
@@ -95,6 +93,18 @@ class Graphed:
         self._graph.replay()
         total, facts = self._result
         return total.clone(), {name: value.clone() for name, value in facts.items()}
+
+    @torch.no_grad()
+    def _attach(self) -> None:
+        """Gradients that were dropped, or are those of another recording, to where this one adds to them."""
+        for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
+            if parameter.grad is gradient or gradient is None:
+                continue
+            if parameter.grad is None:
+                gradient.zero_()
+            else:
+                gradient.copy_(parameter.grad)
+            parameter.grad = gradient
 
     def _record(self, inputs: Inputs) -> None:
         """Warm up, record, and leave gradients and generators as they were: the replay that follows is the step."""

@@ -1,9 +1,9 @@
 """Ranks on this machine: how `--nproc` starts them, what reaches them, and how they end.
 
 PyTorch's own launcher (torchrun) works as well; both set the same environment. `spawn` differs where a training wants
-more than it gives: every signal reaches the ranks and there is no limit on the time of the save that follows (torchrun
-kills after 30 seconds, and passes no SIGUSR1 and SIGUSR2 on); a failure is told once, by the rank that failed first;
-ranks whose launcher was killed notice it, save and end.
+more than it gives: every signal reaches the ranks, and there is no limit on the time of the save that follows (torchrun
+kills after 30 seconds, and passes no SIGUSR1 and SIGUSR2 on, unless it is told to); a failure is told once, by the rank
+that failed first; ranks whose launcher was killed notice it, save and end.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def spawn(nproc: int, argv: Sequence[str], *, nodes: int = 1, node: int = 0, add
     """Run `partimento ARGV` in `nproc` ranks here, wait for all of them, and return 0.
 
     ARGV says no --nproc. Of several `nodes`, this is number `node`; they meet at address and port, on node 0. Rank 0
-    has this terminal; what the others print goes to files, which are kept and named if something fails.
+    has this terminal; what the others print goes to files, one of which is kept where it tells why something failed.
 
     Raises the error of the rank that failed first, as if this process had: coded ones as they are, SYS001 (a defect),
     SYS003 (after Ctrl-C, SIGTERM or SIGUSR2, when every rank has saved and ended), TRAIN034 (a rank was killed).
@@ -133,9 +133,11 @@ def spawn(nproc: int, argv: Sequence[str], *, nodes: int = 1, node: int = 0, add
             own = {"RANK": rank, "LOCAL_RANK": local, REPORT: ranks.report(rank)}
             ranks.start(rank, argv, {name: str(value) for name, value in {**shared, **own}.items()})
         ranks.wait()
-    if err := ranks.error():
+    err = ranks.error()
+    if err is None or str(folder) not in str(err.where):
+        shutil.rmtree(folder)
+    if err is not None:
         raise err
-    shutil.rmtree(folder)
     return 0
 
 
@@ -242,6 +244,10 @@ class _Ranks:
                 order = {"SYS001": 2, "SYS003": 3, "TRAIN038": 4}.get(code, 0)
                 fields = {name: report[name] for name in ("where", "why", "next")}
                 context = {**report["context"], "signals": self.asked}
+                if code == "SYS003":
+                    if fields["next"].startswith("partimento train "):
+                        fields["next"] += f" --nproc {len(self.numbers)}"
+                    report["time"] = rank  # all say it, and the first knows what was saved
                 found.append((order, report["time"], PartimentoError(code, report["message"], **fields, **context)))
             elif self._by_request(rank):
                 next_ = "run the same command again"

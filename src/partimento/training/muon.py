@@ -141,6 +141,11 @@ def _shard(whole: Tensor, like: Tensor) -> Tensor:
 
 
 def scalar(value: float, device: torch.device) -> float | Tensor:
-    """A number that changes from step to step, as an operand: where graphs are traced (XLA) a 0-D tensor, because a
-    plain number would be compiled in; elsewhere itself, an argument of the kernel."""
-    return value if device.type in ("cpu", "cuda") else torch.tensor(value, dtype=torch.float32).to(device)
+    """A number that changes from step to step, as an operand: where graphs are traced (XLA) a tensor, because a plain
+    number would be compiled in; elsewhere itself, an argument of the kernel.
+
+    Sent as a tensor [1]: XLA builds some 0-D values (0, 1, one that equals another constant) into the program too.
+    """
+    if device.type in ("cpu", "cuda"):
+        return value
+    return torch.tensor([value], dtype=torch.float32).to(device).view(())

@@ -111,10 +111,10 @@ class Session:
 
     def _rehearse(self) -> None:
         """Forward and backward at every shape that is to come: memory ends now or not at all."""
-        if self.device.type == "cpu":
-            return  # a CPU pages before it fails, and a rehearsal would tell nothing
         now = settings_at(self.config, self.step).start
         to_come = [stage for stage in stages(self.config) if stage.start >= now]
+        if self.device.type == "cpu" and len(to_come) == 1:
+            return  # its first step tells as much
         largest = {
             f"from step {stage.start}": self.task.inputs(self.task.batch(max(stage.start, self.step), 0))
             for stage in to_come
@@ -166,15 +166,13 @@ class Session:
         guard = dict(zip(Guard.FIGURES, self._figures, strict=True))
         skipped = int(guard["skipped"])
         if skipped > counters.skipped:
-            self.note(
-                f"{skipped - counters.skipped} steps were skipped; the last had a loss of {guard['skip_loss']:.4g} "
-                f"(limit {guard['skip_loss_limit']:.4g}) and a gradient norm of {guard['skip_norm']:.4g} "
-                f"(limit {guard['skip_norm_limit']:.4g})"
-            )
+            self.note(f"{skipped - counters.skipped} steps were skipped; {halting.last_skip(guard)}")
         counters.skipped = skipped
         steps = sums.get("steps", 0.0)
         loss = sums["loss"] / sums["tokens"] if steps else None
         counters.losses = halting.remember(counters.losses, loss)
+        for name in ("loss", "tokens"):
+            counters.trained[name] = counters.trained.get(name, 0.0) + sums.get(name, 0.0)
         self.event(
             "train",
             loss=loss,
@@ -185,6 +183,11 @@ class Session:
             **(self.task.figures(sums) if steps else {}),
         )
         self.progress.update(self.step, self.config.train.steps, loss=round(loss, 4) if loss is not None else "-")
+
+    def new_stage(self) -> None:
+        """Another window, another level of the loss: what was usual is so no more."""
+        self.state.guard.reset()
+        self.state.counters.losses = self.state.counters.losses[:1]
 
     # Going back
 
@@ -212,6 +215,7 @@ class Session:
         path, left = self.run.checkpoints_path / name, self.step
         self._set_aside_after(path, "abandoned")
         self.state.load(path)
+        self.state.guard.forgive()  # its last skips led here; one more would not be a reason to go back again
         self.state.counters.rollbacks = [*rollbacks, {"step": left, "to": self.step, "reason": reason}]
         self.saved = self.step
         factor = self.state.rate_factor
@@ -272,9 +276,10 @@ class Session:
         self.improved = score is not None and (best is None or score < best["score"])
         if self.improved:
             counters.best = {"step": self.step, "score": score}
-        trained = next((loss for loss in reversed(counters.losses) if loss is not None), None)
-        entry = {"step": self.step, "score": score, "train_loss": trained}
-        counters.validations = [*counters.validations, entry][-HISTORY:]
+        trained, counters.trained = counters.trained, {}
+        mean = trained["loss"] / trained["tokens"] if trained.get("tokens") else None
+        entry = {"step": self.step, "score": score, "train_loss": mean}
+        counters.validations = [*counters.validations, entry][-max(HISTORY, 1 + (self.config.guard.stop_after or 0)) :]
         self._validated = (self.step, score, figures)
 
     def save_due(self, stop: Stop) -> bool:

@@ -24,7 +24,7 @@ from partimento.training import devices
 _TERA = 1e12
 # Vendors' dense rates without sparsity, in TFLOP/s: bf16 with float32 accumulation, TF32, float32 (None: the device has
 # no such mode). A device has the first of these that is in its name, as whole words.
-_PEAKS: dict[str, tuple[float | None, float | None, float | None]] = {
+PEAKS: dict[str, tuple[float | None, float | None, float | None]] = {
     "B200": (2250.0, 1100.0, 75.0),
     "GH200": (989.4, 494.7, 66.9),
     "H200": (989.4, 494.7, 66.9),
@@ -69,7 +69,7 @@ def flops_per_item(module: nn.Module, window: int, memory: int = 0) -> float:
 def peak(device: torch.device, precision: str) -> float | None:
     """FLOP/s that the vendor names for dense products in "bf16", "tf32" or "fp32"; None where none is known (a CPU)."""
     name = devices.name(device)
-    rates = next((rates for known, rates in _PEAKS.items() if re.search(rf"\b{known}\b", name)), None)
+    rates = next((rates for known, rates in PEAKS.items() if re.search(rf"\b{known}\b", name)), None)
     rate = None if rates is None else rates[("bf16", "tf32", "fp32").index(precision)]
     return None if rate is None else rate * _TERA
 

@@ -67,6 +67,8 @@ class Counters:
     """{"step", "score"} of the best validation so far."""
     losses: list[float | None] = field(default_factory=list)
     """The last training losses that were logged, for the rule of divergence."""
+    trained: dict[str, float] = field(default_factory=dict)
+    """{"loss", "tokens"}: sums of what was logged since the last validation."""
     validations: list[dict[str, Any]] = field(default_factory=list)
     """{"step", "score", "train_loss"} of the validations, for the rules of stopping."""
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
@@ -192,11 +194,12 @@ class State:
         if self.ema is not None:
             self.ema.updates.fill_(found.state["ema_updates"])
         memory = {room: self._room(found.parts["guard"], room) for room in ("guard", "meter", "task", "adagc")}
-        self.guard.load(memory["guard"])
-        self.meter.load(memory["meter"], self.device)
-        self.task.remember(memory["task"])
-        if self.adagc is not None:
-            self.adagc.load(memory["adagc"])
+        if found.parts["guard"]:  # else it is from before there was a guard, which begins anew
+            self.guard.load(memory["guard"])
+            self.meter.load(memory["meter"], self.device)
+            self.task.remember(memory["task"])
+            if self.adagc is not None:
+                self.adagc.load(memory["adagc"])
         self.counters = Counters(**{f.name: found.state[f.name] for f in dataclasses.fields(Counters)})
         here, there = self.environment(), found.state["environment"]
         return [

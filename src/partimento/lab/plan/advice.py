@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from partimento.lab.plan.cost import MFU
 from partimento.lab.plan.memory import USABLE
 from partimento.tokens.findings import Finding
 
@@ -34,6 +35,7 @@ def _memory(plan: Plan) -> Iterator[Finding]:
     if plan.room is None:
         return
     now, *others = plan.options
+    accumulate = plan.config.optim.accumulate
     if now.memory.total > USABLE * plan.room:
         fitting = [option.settings for option in others if option.memory.total <= USABLE * plan.room]
         if now.largest_batch:
@@ -51,7 +53,7 @@ def _memory(plan: Plan) -> Iterator[Finding]:
             "room",
             f"a micro-batch of {now.largest_batch} fits, and {plan.batch} is set",
             "larger micro-batches use a device better",
-            f"optim.batch={now.largest_batch}, with optim.accumulate lower by as much for the same steps",
+            f"a larger optim.batch, with optim.accumulate={max(1, accumulate // 2)} or less, or with fewer steps",
         )
 
 
@@ -132,7 +134,7 @@ def _device(plan: Plan) -> Iterator[Finding]:
         found = next((row for row in plan.hours if row.device == name), None)
         if found is None:
             continue
-        computing = plan.micro_flops / plan.devices / (found.teraflops * 1e12 * 0.35)
+        computing = plan.micro_flops / plan.devices / (found.teraflops * 1e12 * MFU)
         launching = LAUNCHES * LAUNCH_SECONDS * plan.blocks
         if computing < launching:
             yield Finding(

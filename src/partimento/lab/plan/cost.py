@@ -79,5 +79,5 @@ def hours(flops: float, config: Config, devices: int, needed: float, rate: float
 
 def _rate(name: str, precision: str) -> float | None:
     """FLOP/s of the vendor's sheet."""
-    rate = speed._PEAKS[name][("bf16", "tf32", "fp32").index(precision)]
+    rate = speed.PEAKS[name][("bf16", "tf32", "fp32").index(precision)]
     return None if rate is None else rate * 1e12

@@ -28,11 +28,13 @@ WARM_UP = 10
 @dataclass
 class Probe:
     """A training on one batch at the peak rate: mean losses before each step, gradient norms, and whether all was
-    finite (it ends where it is not)."""
+    finite (it ends where it is not). `moved` is how far the matrices went, as a multiple of their size at the start
+    (median over the matrices)."""
 
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     finite: bool = True
+    moved: float = 0.0
 
     @property
     def fall(self) -> float:
@@ -100,6 +102,8 @@ class Bench:
         batch = task.batch(0, 0)
         calm = torch.zeros((), dtype=torch.bool, device=self.device)
         parameters = [one.parameter for one in self.optimizer.claims]
+        matrices = [weight.detach() for weight in parameters if weight.ndim > 1]
+        before = [weight.clone() for weight in matrices]
         warm_up = min(WARM_UP, optim.warmup)
         for step in range(PROBE_STEPS):
             self.optimizer.zero_grad()
@@ -115,4 +119,6 @@ class Bench:
             clip_global_(gradients, torch.ones_like(norm), norm, optim.clip)
             self.optimizer.step(calm, min(1.0, (step + 1) / (warm_up + 1)))
         self.optimizer.zero_grad()
+        ratios = [(now - was).norm() / was.norm() for now, was in zip(matrices, before, strict=True)]
+        probe.moved = float(torch.stack(ratios).median()) if ratios else 0.0
         return probe

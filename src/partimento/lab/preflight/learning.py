@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from partimento.lab.preflight.bench import PROBE_STEPS, Bench
@@ -11,6 +13,7 @@ from partimento.training import audit
 GRADIENT_BATCHES = 8
 CANDIDATES = 64  # batches among which one with a dropped condition is looked for
 BLOWN_UP = 1.2  # times the initial loss
+FAR = 10.0  # times its own size that a matrix may move in the few steps; good rates move it by 0.4 to 3
 FALL = 0.02  # share of the initial loss
 CAUSES = {"attention", "initial loss", "optimizer", "gradients", "types"}
 """Checks whose failure is enough to make a training of one batch fail too, or impossible."""
@@ -70,26 +73,33 @@ def _is_idle_null(bench: Bench, name: str) -> bool:
     return task is not None and name == "condition.null_D" and task.player.null_share == 0
 
 
-def _batch(bench: Bench, number: int) -> object:
+def _batch(bench: Bench, number: int) -> Any:
     """Batches 0, 1, ... of the run, but the second is one with a dropped condition: they may be rare."""
     task = bench.codes
     if number == 1 and task is not None and task.player.null_share > 0:
-        batches = (task.batch(step % bench.config.train.steps, 0) for step in range(CANDIDATES))
-        return next((batch for batch in batches if not bool(batch.keep_B.all())), task.batch(0, 0))
-    return bench.task.batch(number % bench.config.train.steps, 0)
+        batches = (_numbered(bench, step) for step in range(CANDIDATES))
+        return next((batch for batch in batches if not bool(batch.keep_B.all())), _numbered(bench, 1))
+    return _numbered(bench, number)
+
+
+def _numbered(bench: Bench, number: int) -> Any:
+    """Past the last step of a short run come the items of another attempt, which are others."""
+    attempt, step = divmod(number, bench.config.train.steps)
+    return bench.task.batch(step, 0, attempt)
 
 
 def rate_bearable(bench: Bench) -> Check:
-    """At the peak of the rate the loss of one batch goes down, not up."""
+    """At the peak of the rate the loss of one batch goes down, not up, and the weights stay what they were made for."""
     if bench.failed & CAUSES:
         return skipped("rate", "not tried: an earlier check failed that explains whatever would come of it")
     probe = bench.probe
     worst = max(probe.losses)
     found = (
         f"loss {probe.losses[0]:.3f} to {probe.losses[-1]:.3f} in {len(probe.losses)} steps on one batch "
-        f"({worst:.3g} at most), gradient norm {max(probe.norms):.2g} at most"
+        f"({worst:.3g} at most), matrices moved by {probe.moved:.2g} times their size, "
+        f"gradient norm {max(probe.norms):.2g} at most"
     )
-    if probe.finite and worst <= BLOWN_UP * probe.losses[0]:
+    if probe.finite and worst <= BLOWN_UP * probe.losses[0] and probe.moved <= FAR:
         return passed("rate", found)
     optim = bench.config.optim
     muon = f" optim.muon_lr={optim.muon_lr / 10:.2g}" if optim.name == "muon" else ""

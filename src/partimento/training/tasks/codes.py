@@ -169,10 +169,10 @@ class CodesTask:
         """Plain cross entropy of the real codes, nats a book, over fixed windows; EOS apart; the output's entropy."""
         names = ("ce_K", "entropy_K", "count_K", "eos", "eos_count")
         found = [self.objective(*self.inputs(batch))[1] for batch in self.valid]
-        ce_K, entropy_K, count_K, eos, eos_count = (
-            total(torch.stack([sums[name] for sums in found]).sum(0)).double().cpu() for name in names
-        )
-        ce_K /= count_K
+        added = [torch.stack([sums[name] for sums in found]).sum(0).reshape(-1) for name in names]
+        flat = total(torch.cat(added)).cpu().double()  # one reduction, one transfer
+        ce_K, entropy_K, count_K, eos, eos_count = flat.split([len(part) for part in added])
+        ce_K = ce_K / count_K
         return {
             "ce_K": ce_K.tolist(),
             "eos_ce": float(eos / eos_count) if eos_count else None,
