@@ -102,6 +102,9 @@ class ToyTask:
     def count(self, batch: tuple[int, Tensor, Tensor]) -> float:
         return int((batch[2] >= 0).sum())
 
+    def positions(self, window: int) -> int:
+        return window
+
     def frames(self, window: int) -> float:
         return window
 

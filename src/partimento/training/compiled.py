@@ -90,9 +90,7 @@ def _recomputed(forward: Forward, train: Train) -> Forward:
     # The dropout stream's state cannot be read while a CUDA graph is recorded; `graphs.check` refuses dropout then.
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": not train.cuda_graphs}
     if train.recompute == "selective":
-        context: Any = functools.partial(create_selective_checkpoint_contexts, _kept_operators())
-        context.cache_hash = ",".join(_KEPT)  # by which compiled code of it is found again
-        options["context_fn"] = context
+        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _kept_operators())
 
     def twice(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return checkpoint(forward, block, *args, **options, **kwargs)

@@ -245,13 +245,13 @@ class _Ranks:
                 fields = {name: report[name] for name in ("where", "why", "next")}
                 context = {**report["context"], "signals": self.asked}
                 if code == "SYS003":
-                    if fields["next"].startswith("partimento train "):
+                    if (fields["next"] or "").startswith("partimento train "):
                         fields["next"] += f" --nproc {len(self.numbers)}"
                     report["time"] = rank  # all say it, and the first knows what was saved
                 found.append((order, report["time"], PartimentoError(code, report["message"], **fields, **context)))
             elif self._by_request(rank):
                 next_ = "run the same command again"
-                found.append((3, 0.0, PartimentoError("SYS003", "interrupted", next=next_, signals=self.asked)))
+                found.append((3, 1e9, PartimentoError("SYS003", "interrupted", next=next_, signals=self.asked)))
             elif rank not in self.ended_by_us:
                 found.append((1, 0.0, self._died(rank, process.returncode)))
         return min(found, key=lambda entry: entry[:2])[2] if found else None

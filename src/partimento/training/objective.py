@@ -35,19 +35,23 @@ class CodesObjective(nn.Module):
         rows_BSK, targets_BSK = grid_BSK[:, :-1], grid_BSK[:, 1:]
         condition = self.decoder.condition
         condition_BD = None if condition is None else condition(tags_BG, keep_B)
-        logits_BSKV = self.decoder(rows_BSK, condition_BD=condition_BD)
+        entropy: dict[str, Tensor] = {}
         if self.training:
-            found = code_loss(
-                logits_BSKV,
+            found = self.decoder.loss(
+                rows_BSK,
                 targets_BSK,
                 self.cardinality,
+                condition_BD=condition_BD,
                 weights_K=weights_K,
                 label_smoothing=self.loss.label_smoothing,
                 z_loss=self.loss.z_loss,
             )
         else:
+            logits_BSKV = self.decoder(rows_BSK, condition_BD=condition_BD)
             found = code_loss(logits_BSKV, targets_BSK, self.cardinality)
-        sums = {
+            entropy_BSK = code_entropy(logits_BSKV.detach(), self.cardinality)
+            entropy = {"entropy_K": (entropy_BSK * (targets_BSK < self.cardinality)).sum((0, 1))}
+        return found.total, {
             "tokens": found.count,
             "ce_K": found.code_sum_K,
             "count_K": found.code_count_K,
@@ -55,8 +59,5 @@ class CodesObjective(nn.Module):
             "eos_count": found.eos_count,
             "items": torch.ones_like(found.count) * len(keep_B),
             "null_items": (~keep_B).sum().to(found.count),
+            **entropy,
         }
-        if not self.training:
-            entropy_BSK = code_entropy(logits_BSKV, self.cardinality)
-            sums["entropy_K"] = (entropy_BSK * (targets_BSK < self.cardinality)).sum((0, 1))
-        return found.total, sums

@@ -66,7 +66,7 @@ class Pace:
         self._last, self._spent, self._steps = now, 0.0, 0
         clock = self._clock.read()
         items = stage.batch * stage.accumulate / seconds
-        flops = speed.flops_per_item(self._module, stage.window)
+        flops = speed.flops_per_item(self._module, self.task.positions(stage.window))
         return {
             "seconds": seconds,
             "seconds_p50": clock["step_p50"],

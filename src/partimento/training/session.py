@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from torch import Tensor
+
 from partimento import commit
 from partimento.errors import PartimentoError
 from partimento.progress import Progress
@@ -20,7 +22,7 @@ from partimento.runs import archives, checkpoint
 from partimento.runs.events import EventLog, read_events
 from partimento.runs.run import Run, resume_command
 from partimento.runs.saver import Saver
-from partimento.training import compiled, halting, sharded
+from partimento.training import audit, compiled, halting, sharded
 from partimento.training.feed import Feed
 from partimento.training.guards import Guard
 from partimento.training.pace import Pace
@@ -89,7 +91,7 @@ class Session:
                 self.task.start()
         else:
             self._go_on(folder / name)
-        self.event("audit", **self.state.audit())
+        self._audit()
         if self.main and not any(event["kind"] == "baseline" for event in read_events(self.run.events_path)):
             with stop.at_once():
                 if figures := self.task.baselines():
@@ -120,6 +122,19 @@ class Session:
             for stage in to_come
         }
         compiled.dry_run(self.task.module, self.state.forward_backward, largest, self.device)
+
+    def _audit(self) -> None:
+        """In which types the state is kept and, where it matters, in which the products run."""
+        kept = self.state.audit()
+        products: dict[str, int] = {}
+        if self.config.train.precision != "fp32" and not self.config.train.cuda_graphs:
+            inputs = self.task.inputs(self.task.batch(self.step, 0))
+
+            def counted(inputs: tuple[Tensor | None, ...]) -> None:
+                products.update(audit.products(lambda: self.state.forward_backward(inputs)))
+
+            compiled.dry_run(self.task.module, counted, {"audit": inputs}, self.device)
+        self.event("audit", kept=kept, **({"products": products} if products else {}))
 
     def _set_aside_after(self, path: Path, why: str) -> None:
         if self.main:

@@ -65,6 +65,9 @@ class Task(Protocol):
     def count(self, batch: Any) -> float:
         """Valid tokens of the batch, known on the host: a step without any is refused before it is computed."""
 
+    def positions(self, window: int) -> int:
+        """Places at which the network works for such an item: what its arithmetic grows with."""
+
     def frames(self, window: int) -> float:
         """Codec frames of an item whose window (or crop) is so long, for the frames per second that are logged."""
 

@@ -141,6 +141,9 @@ class CodesTask:
     def count(self, batch: Batch) -> float:
         return int((batch.grid_BSK[:, 1:] < self.module.config.outputs).sum())
 
+    def positions(self, window: int) -> int:
+        return window
+
     def frames(self, window: int) -> float:
         return window / self.pattern.stride
 
@@ -175,7 +178,7 @@ class CodesTask:
         ce_K = ce_K / count_K
         return {
             "ce_K": ce_K.tolist(),
-            "eos_ce": float(eos / eos_count) if eos_count else None,
+            "eos_ce": float(eos[0] / eos_count[0]) if eos_count[0] else None,
             "bits_per_second": counting.bits_per_second(ce_K.tolist(), self.pack.spec),
             "entropy_K": (entropy_K / count_K).tolist(),
             "codes": int(count_K.sum()),

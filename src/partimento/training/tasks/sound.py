@@ -133,6 +133,9 @@ class SoundTask:
     def count(self, batch: Batch) -> float:
         return float(len(batch.wave_BN))
 
+    def positions(self, window: int) -> int:
+        return window // self.module.config.hop
+
     def frames(self, window: int) -> float:
         return window / self.module.config.hop
 
