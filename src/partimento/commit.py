@@ -271,3 +271,9 @@ def _fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def cache_home() -> Path:
+    """Where what can be made again is kept between starts: $PARTIMENTO_CACHE, or partimento/ in the user's cache."""
+    named = os.environ.get("PARTIMENTO_CACHE")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "partimento"

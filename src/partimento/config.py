@@ -221,7 +221,7 @@ class Train(Section):
     seed: int = 0
     """Key of everything that is drawn: weights, windows, tags, dropout."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """fp32 is true float32; tf32 lets a GPU round the factors of matrix products to 10 bits; bf16 runs them in bfloat16.
+    """fp32 is true float32; tf32 lets a GPU round the factors of products to 10 bits; bf16 runs products in bfloat16.
     Weights, moments and losses are float32 always."""
     device: Literal["auto", "cpu", "cuda", "mps", "tpu"] = "auto"
     parallel: Literal["ddp", "fsdp"] = "ddp"

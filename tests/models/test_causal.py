@@ -115,3 +115,22 @@ def test_the_decoder_learns_the_same_with_it(autocast: bool, monkeypatch) -> Non
     torch.testing.assert_close(loss, torchs_loss, rtol=1e-3 if autocast else 1e-6, atol=0)
     error = float((gradient - torchs_gradient).norm() / torchs_gradient.norm())
     assert error < (0.03 if autocast else 1e-5)
+
+
+@needs_onednn
+@pytest.mark.parametrize("autocast", [False, pytest.param(True, marks=needs_bf16)])
+def test_a_compiled_block_is_the_same(autocast: bool) -> None:
+    """One graph, without inductor (backend aot_eager); the compiled rotation is written otherwise: float32 rounding."""
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    config = DecoderConfig(codebooks=2, rows=12, outputs=10, width=64, layers=1, heads=2, max_positions=80)
+    decoder = CodeDecoder(config).train()
+    block, x = decoder.blocks[0], torch.randn(2, 70, 64, requires_grad=True)
+    compiled = torch.compile(block.__call__, backend="aot_eager", fullgraph=True, dynamic=False)
+    wanted = [x, *block.parameters()]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        got, expected = (one(x, decoder.rotary, 0, None, None) for one in (compiled, block))
+    upstream = torch.randn_like(expected)
+    ours, theirs = (torch.autograd.grad(one, wanted, upstream) for one in (got, expected))
+    for one, other in zip([got, *ours], [expected, *theirs], strict=True):
+        assert float((one - other).detach().norm() / other.detach().norm()) < (0.02 if autocast else 1e-5)

@@ -550,3 +550,21 @@ def test_learned_weights_and_muon_and_adagc_resume_bit_for_bit(tmp_path: Path) -
     with pytest.raises(PartimentoError, match="SYS003"):
         toy(config, tmp_path, "cut", StopAt(7))
     assert same_bits(tensors(whole), tensors(toy(config, tmp_path, "cut")))
+
+
+def test_an_unknown_metric_is_told(tmp_path: Path) -> None:
+    with pytest.raises(PartimentoError, match="TRAIN057") as caught:
+        toy(toy_config(train__metric="perplexity", train__valid_every=4), tmp_path)
+    assert "it has loss" in (caught.value.why or "")
+
+
+def test_a_repeated_sigterm_does_not_drop_the_save(tmp_path: Path) -> None:
+    class Twice(StopAt):
+        def __call__(self, *arguments: Any) -> ToyTask:
+            task = super().__call__(*arguments)
+            task.after_step = lambda step, *_: os.kill(os.getpid(), signal.SIGTERM) if step == 6 else None
+            return task
+
+    with pytest.raises(PartimentoError, match="SYS003") as caught:
+        toy(toy_config(), tmp_path, "r", Twice(6))
+    assert "saved up to step 7" in caught.value.message

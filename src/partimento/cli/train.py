@@ -51,6 +51,7 @@ def command(
         raise click.UsageError(f"--{given[0]} means nothing without --submit")
     settings = load(config, overrides)
     if submit:
+        queue["gpus"] = settings.train.device != "cpu"
         _submit(settings.family, config, overrides, run_id, runs, hypothesis, nproc or 1, submit, as_json, queue)
     elif nproc is not None and nproc > 1:
         from partimento.training import launch
@@ -62,9 +63,13 @@ def command(
     else:
         from partimento.training.engine import train
         from partimento.training.launch import reported
+        from partimento.training.ranks import place_here
 
         with reported(), progress(quiet) as display:
             run = train(settings, runs=runs, run=run_id, hypothesis=hypothesis, progress=display)
+        place = place_here()
+        if place is not None and place.rank:
+            return
         result({"run": str(run.path)}, as_json, f"{run.path}\nnext: partimento report {run.path}")
 
 
@@ -84,7 +89,7 @@ def _submit(
 
     run_id = run_id or slurm.new_run_id(family)
     argv = launch.arguments(config.absolute(), overrides, runs=runs.absolute(), run=run_id, hypothesis=hypothesis)
-    chosen = {name: value for name, value in queue.items() if value}
+    chosen = {name: value for name, value in queue.items() if value or name == "gpus"}
     made = slurm.submit(argv, run_id, folder=runs / ".jobs", cluster=cluster, nproc=nproc, **chosen)
     values = {"job": str(made.job.job_id), "run": str(runs / made.run), "logs": str(made.logs)}
     text = f"job {values['job']} trains {values['run']}; it resumes itself\nlogs: {values['logs']}"

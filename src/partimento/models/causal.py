@@ -74,21 +74,21 @@ def _backward(
 
 
 def _forward_heads(query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> None:
-    value_GES = value.transpose(1, 2)
+    value_GES, later = value.transpose(1, 2), _later(query, _FLOAT_ROWS)
     for head in range(len(query)):
         for first, end in _blocks(query, _FLOAT_ROWS):
-            p = _probabilities(onednn_product(query[head, first:end], key[head, :end]))
+            p = _probabilities(onednn_product(query[head, first:end], key[head, :end]), later)
             out[head, first:end] = onednn_product(p, value_GES[head, :, :end])
 
 
 def _backward_heads(query: Tensor, key: Tensor, value: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # Keys and values are summed up transposed: so the large factor of each product is the one that need not be copied.
     query_GES, upstream_GES = query.transpose(1, 2).contiguous(), upstream.transpose(1, 2).contiguous()
-    key_GES = key.transpose(1, 2)
+    key_GES, later = key.transpose(1, 2), _later(query, _FLOAT_ROWS)
     d_query, d_key_GES, d_value_GES = torch.empty_like(query), torch.zeros_like(query_GES), torch.zeros_like(query_GES)
     for head in range(len(query)):
         for first, end in _blocks(query, _FLOAT_ROWS):
-            p = _probabilities(onednn_product(query[head, first:end], key[head, :end]))
+            p = _probabilities(onednn_product(query[head, first:end], key[head, :end]), later)
             d_p = onednn_product(upstream[head, first:end], value[head, :end])
             d_scores = torch._softmax_backward_data(d_p, p, -1, p.dtype)
             d_query[head, first:end] = onednn_product(d_scores, key_GES[head, :, :end])
@@ -98,19 +98,19 @@ def _backward_heads(query: Tensor, key: Tensor, value: Tensor, upstream: Tensor)
 
 
 def _forward_all(query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> None:
-    key_GES = key.transpose(1, 2)
+    key_GES, later = key.transpose(1, 2), _later(query, _BF16_ROWS)
     for first, end in _blocks(query, _BF16_ROWS):
-        p = _probabilities(torch.bmm(query[:, first:end], key_GES[:, :, :end]))
+        p = _probabilities(torch.bmm(query[:, first:end], key_GES[:, :, :end]), later)
         out[:, first:end] = torch.bmm(p, value[:, :end])
 
 
 def _backward_all(query: Tensor, key: Tensor, value: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     key_GES, value_GES = key.transpose(1, 2), value.transpose(1, 2)
-    d_query = torch.empty_like(query)
+    d_query, later = torch.empty_like(query), _later(query, _BF16_ROWS)
     # Summed up over blocks in float32: a key is met by every later block.
     d_key, d_value = (torch.zeros_like(query, dtype=torch.float32) for _ in range(2))
     for first, end in _blocks(query, _BF16_ROWS):
-        p = _probabilities(torch.bmm(query[:, first:end], key_GES[:, :, :end]))
+        p = _probabilities(torch.bmm(query[:, first:end], key_GES[:, :, :end]), later)
         d_p = torch.bmm(upstream[:, first:end], value_GES[:, :, :end])
         d_scores = torch._softmax_backward_data(d_p, p, -1, p.dtype)
         d_query[:, first:end] = torch.bmm(d_scores, key[:, :end])
@@ -119,12 +119,16 @@ def _backward_all(query: Tensor, key: Tensor, value: Tensor, upstream: Tensor) -
     return d_query, d_key.to(query.dtype), d_value.to(query.dtype)
 
 
-def _probabilities(scores: Tensor) -> Tensor:
-    """Softmax of [..., R, end], in which row r is that of query end - R + r."""
+def _probabilities(scores: Tensor, later: Tensor) -> Tensor:
+    """Softmax of [..., R, end], in which row r is that of query end - R + r. Changes the scores."""
     rows = scores.shape[-2]
-    later = torch.full((rows, rows), -torch.inf, dtype=scores.dtype).triu_(1)
-    scores[..., -rows:].add_(later)
+    scores[..., -rows:].add_(later[:rows, :rows])
     return torch.softmax(scores, dim=-1)
+
+
+def _later(query: Tensor, rows: int) -> Tensor:
+    """[rows, rows]: -inf where a key is later than the query, else 0."""
+    return torch.full((rows, rows), -torch.inf, dtype=query.dtype).triu_(1)
 
 
 def _blocks(query_GSE: Tensor, rows: int) -> list[tuple[int, int]]:

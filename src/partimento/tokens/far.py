@@ -46,7 +46,7 @@ def open_pack(
     (the cache cannot hold a shard), and what `Pack.open` raises of the pack's content.
     """
     store = Store(url, **options)
-    shards = _Cache(store, cache or _home())
+    shards = _Cache(store, cache or commit.cache_home())
     content = shards.tables()
     clips = table.read(shards.folder / table_of(content))
     pack = Pack(shards.folder, content, clips, shards.fetch, corrupt_budget, name=store.url)
@@ -129,11 +129,6 @@ def _differs(target: Store | Path, commit_bytes: bytes) -> bool:
         return False
     size = target.size("pack.json")
     return size != len(commit_bytes) or target.read("pack.json", 0, size, size) != commit_bytes
-
-
-def _home() -> Path:
-    named = os.environ.get("PARTIMENTO_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "partimento"
 
 
 def _commit(store: Store) -> tuple[dict[str, Any], bytes]:

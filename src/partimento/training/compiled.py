@@ -23,7 +23,8 @@ from partimento.errors import PartimentoError
 from partimento.training import devices
 
 if TYPE_CHECKING:
-    from partimento.config import Train
+    from partimento import commit
+from partimento.config import Train
 
 Forward = Callable[..., Any]
 
@@ -121,9 +122,7 @@ def cache_folder() -> Path:
     """
     if named := os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
         return Path(named)
-    ours = os.environ.get("PARTIMENTO_CACHE")
-    home = Path(ours) if ours else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "partimento"
-    return home / "compiled" / f"torch-{torch.__version__}"
+    return commit.cache_home() / "compiled" / f"torch-{torch.__version__}"
 
 
 def _prepare_compiler(device: torch.device) -> None:

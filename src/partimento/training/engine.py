@@ -102,7 +102,7 @@ def _train(
     if reason == "interrupted":
         raise PartimentoError(
             "SYS003",
-            f"stopped by {stop.requested}; the run {found.id} is saved up to step {session.saved}",
+            f"stopped by {stop.requested}; the run {found.id} is saved up to step {session.keeper.saved}",
             where=str(found.path),
             next=resume_command(found.path),
         )
@@ -177,7 +177,7 @@ def _loop(session: Session, stop: Stop) -> str:
                     session.validate()
                     ending = ending or session.early()
                 playing = ending in LAST or (session.demo_due() and not ending)
-                if session.save_due(stop) or session.improved or ending or playing:
+                if session.save_due() or session.improved or ending or playing:
                     session.save()
                 if playing:
                     session.demo(stop)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,13 +18,13 @@ from torch import Tensor
 from partimento import commit
 from partimento.errors import PartimentoError
 from partimento.progress import Progress
-from partimento.runs import archives, checkpoint
+from partimento.runs import checkpoint
 from partimento.runs.events import EventLog, read_events
 from partimento.runs.run import Run, resume_command
-from partimento.runs.saver import Saver
-from partimento.training import audit, compiled, halting, sharded
+from partimento.training import audit, compiled, halting
 from partimento.training.feed import Feed
 from partimento.training.guards import Guard
+from partimento.training.keeper import Keeper
 from partimento.training.pace import Pace
 from partimento.training.stages import settings_at, stages
 from partimento.training.state import State, check_identity
@@ -41,12 +41,12 @@ class Session:
         self.config, self.task, self.parallel, self.device = state.config, state.task, state.parallel, state.device
         self.main = self.parallel.main
         self.events = EventLog(run.events_path) if self.main else None
-        self.saver = Saver(run.checkpoints_path)
+        self.keeper = Keeper(run, state, self._append)
         self.improved = False
-        self.saved = 0  # step of the newest checkpoint that is committed
         self.pace = Pace(state)
         self._validated: tuple[int, float | None, dict[str, Any]] = (-1, None, {})  # step, score, figures
         self._figures: list[float] = []  # of the guard, at the last reading
+        self._save_asked = False  # by SIGUSR1
         self._began = time.monotonic()
 
     def __enter__(self) -> Session:
@@ -56,7 +56,7 @@ class Session:
         self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self.settle(wait=True)
+            self.keeper.settle(wait=True)
         except PartimentoError:
             if kind is None:
                 raise  # else the first error is the one to tell
@@ -66,8 +66,11 @@ class Session:
         return self.state.counters.step
 
     def event(self, kind: str, **values: Any) -> None:
+        self._append(kind, self.step, **values)
+
+    def _append(self, kind: str, step: int, **values: Any) -> None:
         if self.events is not None:
-            self.events.append(kind, self.step, **values)
+            self.events.append(kind, step, **values)
 
     def note(self, text: str) -> None:
         self.event("note", text=text)
@@ -78,19 +81,17 @@ class Session:
     def begin(self, stop: Stop) -> None:
         """Load the newest whole checkpoint, or start from nothing if the run has none."""
         check_identity(self.run.record.get("identity", {}), self.task.identity, self.task.history)
-        folder = self.run.checkpoints_path
         if self.main:
-            for place in (folder, self.run.demos_path):
+            for place in (self.run.checkpoints_path, self.run.demos_path):
                 place.mkdir(exist_ok=True)
                 commit.sweep(place)
-        found = checkpoint.newest(folder, note=self.note) if self.main else None
-        name = self.parallel.share(found.name if found else None)
-        if name is None:
+        found = self.keeper.newest(self.note)
+        if found is None:
             self.event("start", **self.state.environment(), optimizer=self.state.optimizer.table())
             with stop.at_once():
                 self.task.start()
         else:
-            self._go_on(folder / name)
+            self._go_on(found)
         self._audit()
         if self.main and not any(event["kind"] == "baseline" for event in read_events(self.run.events_path)):
             with stop.at_once():
@@ -104,9 +105,7 @@ class Session:
             self.progress.stage("train", self._plan())
 
     def _go_on(self, path: Path) -> None:
-        self._set_aside_after(path, "damaged")  # those did not verify, and their steps will be written again
-        notes = self.state.load(path)
-        self.saved = self.step
+        notes = self.keeper.load(path, "damaged")  # newer ones did not verify
         self.event("resume", checkpoint=path.name, **self.state.environment())
         for text in notes:
             self.note(text)
@@ -135,13 +134,6 @@ class Session:
 
             compiled.dry_run(self.task.module, counted, {"audit": inputs}, self.device)
         self.event("audit", kept=kept, **({"products": products} if products else {}))
-
-    def _set_aside_after(self, path: Path, why: str) -> None:
-        if self.main:
-            for newer in checkpoint.visible(self.run.checkpoints_path):
-                if newer.name > path.name:
-                    checkpoint.set_aside(newer, why)
-        self.parallel.barrier()
 
     def _plan(self) -> str:
         begin = f"on from step {self.step} " if self.step else ""
@@ -172,7 +164,7 @@ class Session:
     def tick(self) -> None:
         """A step is over, for the host; the device may still be at it."""
         self.pace.tick()
-        self.settle()
+        self.keeper.settle()
 
     def log(self, rate: float) -> None:
         """The scheduled read: one line over the steps since the last one; skipped steps are counted apart."""
@@ -214,10 +206,9 @@ class Session:
     def roll_back(self, reason: str) -> None:
         """Return to the last good checkpoint with a lower rate and other data. Raises TRAIN004 if that is used up."""
         rollbacks, guard = self.state.counters.rollbacks, self.config.guard
-        self.settle(wait=True)
-        target = self._last_good() if self.main and len(rollbacks) < guard.rollbacks else None
-        name = self.parallel.share(target.name if target else None)
-        if name is None:
+        self.keeper.settle(wait=True)
+        target = self.keeper.last_good() if len(rollbacks) < guard.rollbacks else None
+        if target is None:
             raise PartimentoError(
                 "TRAIN004",
                 f"at step {self.step} {reason}",
@@ -227,18 +218,13 @@ class Session:
                 else "there is no good checkpoint before it",
                 next=f"start a new run with a lower rate: optim.lr={self.config.optim.lr / 3:.2g}",
             )
-        path, left = self.run.checkpoints_path / name, self.step
-        self._set_aside_after(path, "abandoned")
-        self.state.load(path)
+        left = self.step
+        self.keeper.load(target, "abandoned")
         self.state.guard.forgive()  # its last skips led here; one more would not be a reason to go back again
         self.state.counters.rollbacks = [*rollbacks, {"step": left, "to": self.step, "reason": reason}]
-        self.saved = self.step
         factor = self.state.rate_factor
         self.event("rollback", at=left, reason=reason, attempt=len(rollbacks) + 1, rate_factor=factor)
         self.progress.note(f"step {left}: {reason}; back to step {self.step} with {factor:g} of the rate")
-
-    def _last_good(self) -> Path | None:
-        return next((path for path in reversed(checkpoint.visible(self.run.checkpoints_path)) if _good(path)), None)
 
     # Ending
 
@@ -251,6 +237,10 @@ class Session:
         wish = 2 if stop.requested else int(over)
         if self.parallel.world > 1:
             wish = self.parallel.agree(wish) if reading else 0
+            self._save_asked = bool(reading and self.parallel.agree(int(stop.save)))
+            stop.save = stop.save and not self._save_asked
+        else:
+            self._save_asked, stop.save = stop.save, False
         if wish == 2:
             stop.requested = stop.requested or "another rank"
         return {0: None, 1: "max_minutes", 2: "interrupted"}[wish]
@@ -264,7 +254,7 @@ class Session:
         return None
 
     def end(self, reason: str) -> None:
-        self.settle(wait=True)
+        self.keeper.settle(wait=True)
         self.event("end", reason=reason)
 
     def give_up(self, err: PartimentoError) -> None:
@@ -284,9 +274,7 @@ class Session:
             with self.state.using(which):
                 figures = self.task.evaluate(self.parallel.sum_)
             self.event("valid", weights=which, **figures)
-        score = checkpoint.figure(figures, self.config.train.metric or self.task.score)
-        if score is not None and not math.isfinite(score):
-            score = None
+        score = self._scored(figures)
         best = counters.best
         self.improved = score is not None and (best is None or score < best["score"])
         if self.improved:
@@ -297,59 +285,41 @@ class Session:
         counters.validations = [*counters.validations, entry][-max(HISTORY, 1 + (self.config.guard.stop_after or 0)) :]
         self._validated = (self.step, score, figures)
 
-    def save_due(self, stop: Stop) -> bool:
-        plan, asked = self.config.train, stop.save
-        stop.save = False
-        return self.step % plan.save_every == 0 or asked or self._archive_due()
+    def _scored(self, figures: Mapping[str, Any]) -> float | None:
+        """The figure that checkpoints are compared by; None if it is not finite. Raises TRAIN057 if there is none."""
+        name = self.config.train.metric or self.task.score
+        score = checkpoint.figure(figures, name)
+        if not isinstance(score, int | float):
+            names = sorted(key for key, value in figures.items() if isinstance(value, int | float))
+            raise PartimentoError(
+                "TRAIN057",
+                f"the validation has no figure {name!r}",
+                where="train.metric",
+                why=f"it has {', '.join(names)}; dots lead into lists: ce_K.0",
+                next=f"train.metric={self.task.score}",
+            )
+        return float(score) if math.isfinite(score) else None
+
+    def save_due(self) -> bool:
+        return self.step % self.config.train.save_every == 0 or self._save_asked or self._archive_due()
 
     def _archive_due(self) -> bool:
         every = self.config.train.archive_every
         return every is not None and self.step % every == 0
 
     def save(self) -> None:
-        """Hand a copy of everything to the saver, which commits it while the training goes on."""
         score, figures = self._validated[1:] if self._validated[0] == self.step else (None, {})
         in_a_row = dict(zip(Guard.FIGURES, self.state.guard.figures().tolist(), strict=True))["skipped_in_a_row"]
         good = in_a_row == 0 and halting.healthy(self.state.counters.losses)
-        parts, state = self.state.save(score, figures, good)
-        step, best, archive = self.step, self.improved, self._archive_due()
-        plan, run = self.config.train, self.run
-        self.improved = False
-
-        def after(path: Path) -> None:
-            if archive:
-                archives.archive(run.path, path, plan.keep_archives, best=best)
-            checkpoint.prune(run.checkpoints_path, plan.keep)
-
-        def done(path: Path) -> None:
-            self.saved = step
-            if self.events is not None:
-                where = str(path.relative_to(run.path))
-                self.events.append("checkpoint", step, path=where, best=best, archived=archive)
-
-        if self.state.sharded and plan.save_sharded:
-            path = sharded.save(run.checkpoints_path, step, parts, state)
-            if self.main:
-                after(path)
-            done(path)
-            return
-        if self.parallel.world > 1:
-            parts = {part: self.parallel.gather(named) or {} for part, named in parts.items()}
-        if self.main:
-            self.saver.submit(step, parts, state, done, after)
-
-    def settle(self, wait: bool = False) -> None:
-        """Take note of the checkpoints that were committed meanwhile; raise what befell them."""
-        if wait:
-            self.saver.wait()
-        self.saver.settle()
+        best, self.improved = self.improved, False
+        self.keeper.save(score, figures, good=good, best=best, archive=self._archive_due())
 
     def demo_due(self) -> bool:
         return bool(self.config.demo.every) and self.step % self.config.demo.every == 0
 
     def demo(self, stop: Stop) -> None:
         """Play, unless this step has its demos. A checkpoint of the same step comes first, so this may be dropped."""
-        self.settle(wait=True)
+        self.keeper.settle(wait=True)
         there = self.parallel.share((self.run.demos_path / checkpoint.step_name(self.step)).exists())
         if there:
             return
@@ -361,14 +331,3 @@ class Session:
             self.parallel.barrier()
         if self.step < self.config.train.steps:
             self.progress.stage("train", self._plan())
-
-
-def _good(path: Path) -> bool:
-    """Whether it is whole, and the training was well when it saved: last step accepted, loss on its level."""
-    try:
-        checkpoint.verify(path)
-        return bool(checkpoint.load(path, ()).state["good"])
-    except PartimentoError as err:
-        if err.code != "CKPT001":
-            raise
-        return False

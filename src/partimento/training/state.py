@@ -174,8 +174,8 @@ class State:
     def load(self, path: Path) -> list[str]:
         """Become what the checkpoint at `path` holds; returns notes on what may make its bits go another way.
 
-        Every rank reads the whole checkpoint and keeps its share, so it may have been written by any number of ranks; of
-        one that was saved in shares, sharded weights read only what they need.
+        Every rank reads the whole checkpoint and keeps its share, so it may have been written by any number of ranks;
+        of one that was saved in shares, sharded weights read only what they need.
         Raises CKPT001, TRAIN001 (configuration), TRAIN002 (data), TRAIN003 (names or shapes).
         """
         in_shares = self.sharded and (path / "model").is_dir()

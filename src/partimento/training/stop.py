@@ -46,7 +46,8 @@ class Stop:
             return
         again = self.requested is not None
         self.requested = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        if again or self._immediate:
+        # Slurm signals the launcher and the ranks, and the launcher passes it on: only a second Ctrl-C is impatience.
+        if self._immediate or (again and number == signal.SIGINT):
             raise KeyboardInterrupt
 
     @contextlib.contextmanager
