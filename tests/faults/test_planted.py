@@ -102,7 +102,9 @@ def spoiling(step: int, factor: float) -> type[CodesTask]:
     return Spoiling
 
 
-@pytest.mark.parametrize(("factor", "why"), [(float("nan"), "not finite"), (float("inf"), "not finite"), (1000.0, "limit")])
+@pytest.mark.parametrize(
+    ("factor", "why"), [(float("nan"), "not finite"), (float("inf"), "not finite"), (1000.0, "limit")]
+)
 def test_a_nan_batch_and_a_gradient_a_thousand_times_too_large(
     pack: Path, tmp_path: Path, factor: float, why: str
 ) -> None:
