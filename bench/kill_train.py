@@ -150,7 +150,8 @@ def run_bench(folder: Path, kills: int, seed: int) -> Result:
     pack = (folder / "pack").as_posix()
     commit.text(config, CONFIG.format(pack=pack, steps=steps, third=steps // 3, two_thirds=2 * steps // 3))
     marks.write_bytes(bytes(len(PHASES)))
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    modules = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": modules}
 
     def command(runs: str) -> list[str]:
         call = "import sys, kill_train; kill_train.child(*sys.argv[1:])"

@@ -259,7 +259,7 @@ def test_a_removal_that_was_killed_is_finished_by_the_next(tmp_path: Path, monke
     for step in (1, 2, 3):
         save(tmp_path, step)
 
-    def killed(*_: Any) -> None:
+    def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(checkpoint.shutil, "rmtree", killed)

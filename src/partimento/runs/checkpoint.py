@@ -209,9 +209,11 @@ def best(folder: Path, metric: str | None = None) -> Path | None:
 
 
 def prune(folder: Path, keep: int, metric: str | None = None) -> list[Path]:
-    """Remove all but the newest `keep` and the best (see `best`); returns what was removed."""
-    found = visible(folder)
-    spared = {*found[-keep:], _lowest(dict(_states(folder)), metric)}
+    """Remove all but the newest `keep`, the best (see `best`), and the newest that a rollback may return to ("good" in
+    its state); returns what was removed."""
+    found, states = visible(folder), dict(_states(folder))
+    good = [path for path, state in states.items() if state.get("good")]
+    spared = {*found[-keep:], *good[-1:], _lowest(states, metric)}
     removed = [path for path in found if path not in spared]
     remove(folder, removed)
     return removed
@@ -224,7 +226,7 @@ def remove(folder: Path, paths: Sequence[Path]) -> None:
         path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}{commit.TMP}"))
     for gone in Path(folder).iterdir() if Path(folder).exists() else ():
         if _REMOVED.fullmatch(gone.name):
-            shutil.rmtree(gone)
+            shutil.rmtree(gone, ignore_errors=True)  # NFS keeps what somebody reads; the next call tries again
 
 
 def set_aside(path: Path, why: str = "damaged") -> Path:

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
+from partimento import commit
 from partimento.errors import PartimentoError
 from partimento.training import devices
 
 if TYPE_CHECKING:
-    from partimento import commit
-from partimento.config import Train
+    from partimento.config import Train
 
 Forward = Callable[..., Any]
 

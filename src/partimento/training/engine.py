@@ -149,6 +149,7 @@ def _loop(session: Session, stop: Stop) -> str:
     plan = config.train
     feed = Feed(session.draw, plan.steps)
     if reason := session.early():  # it had stopped by itself, and is asked again
+        session.demo(stop)  # a kill before its demos left them out
         return reason
     with session.feeding(feed):
         while counters.step < plan.steps:
@@ -168,7 +169,8 @@ def _loop(session: Session, stop: Stop) -> str:
             if reading:
                 session.log(rate)
                 if wrong := session.gone_wrong():
-                    session.roll_back(wrong)
+                    with session.pace.aside():
+                        session.roll_back(wrong)
                     counters = state.counters
                     continue
             with session.pace.aside():

@@ -26,9 +26,7 @@ class Meter:
         """One step: its loss summed over the tokens, its gradient norm, and the sums of the task; all on one device."""
         named = dict(sorted({STEPS: torch.ones_like(loss), LOSS: loss, NORM: norm, **sums}.items()))
         self._sizes = {name: len(value) if value.ndim else None for name, value in named.items()}
-        # float64 where the device has it: thousands of tokens times hundreds of steps outgrow float32's 24 bits.
-        dtype = torch.float64 if loss.device.type in ("cpu", "cuda") else torch.float32
-        flat = torch.cat([value.detach().reshape(-1).to(dtype) for value in named.values()])
+        flat = torch.cat([value.detach().reshape(-1).to(_wide(loss.device)) for value in named.values()])
         flat = torch.where(bad, torch.zeros_like(flat), flat)  # a product with zero would keep a NaN
         self._sums = flat if self._sums is None else self._sums + flat
 
@@ -55,6 +53,13 @@ class Meter:
 
     def load(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
         """The inverse of `state`."""
-        mine = {name[6:]: tensor.to(device) for name, tensor in sorted(tensors.items()) if name.startswith("meter.")}
+        named = {name[6:]: tensor for name, tensor in sorted(tensors.items()) if name.startswith("meter.")}
+        # Narrowed first: a device without float64 does not even take one.
+        mine = {name: tensor.to(_wide(device)).to(device) for name, tensor in named.items()}
         self._sizes = {name: len(value) if value.ndim else None for name, value in mine.items()}
         self._sums = torch.cat([value.reshape(-1) for value in mine.values()]) if mine else None
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    """float64 where the device has it: thousands of tokens times hundreds of steps outgrow float32's 24 bits."""
+    return torch.float64 if device.type in ("cpu", "cuda") else torch.float32

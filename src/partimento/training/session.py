@@ -97,6 +97,7 @@ class Session:
             with stop.at_once():
                 if figures := self.task.baselines():
                     self.event("baseline", **figures)
+        self.parallel.barrier()  # the hosts wait longer for each other than the devices would
         if self.step and (self.step == self.config.train.steps or self.demo_due()):
             self.demo(stop)  # a kill between the checkpoint and its demos left them out
         if self.step < self.config.train.steps:
@@ -220,6 +221,10 @@ class Session:
             )
         left = self.step
         self.keeper.load(target, "abandoned")
+        if self.main:
+            for demos in checkpoint.visible(self.run.demos_path):
+                if demos.name > target.name:  # played by weights that are no more; these steps play anew
+                    checkpoint.set_aside(demos, "abandoned")
         self.state.guard.forgive()  # its last skips led here; one more would not be a reason to go back again
         self.state.counters.rollbacks = [*rollbacks, {"step": left, "to": self.step, "reason": reason}]
         factor = self.state.rate_factor
@@ -279,11 +284,13 @@ class Session:
         self.improved = score is not None and (best is None or score < best["score"])
         if self.improved:
             counters.best = {"step": self.step, "score": score}
+        self._validated = (self.step, score, figures)
+        if self.step % self.config.train.valid_every:
+            return  # the rules of stopping count what every way through the run has, however often it was cut
         trained, counters.trained = counters.trained, {}
         mean = trained["loss"] / trained["tokens"] if trained.get("tokens") else None
         entry = {"step": self.step, "score": score, "train_loss": mean}
         counters.validations = [*counters.validations, entry][-max(HISTORY, 1 + (self.config.guard.stop_after or 0)) :]
-        self._validated = (self.step, score, figures)
 
     def _scored(self, figures: Mapping[str, Any]) -> float | None:
         """The figure that checkpoints are compared by; None if it is not finite. Raises TRAIN057 if there is none."""
@@ -301,7 +308,11 @@ class Session:
         return float(score) if math.isfinite(score) else None
 
     def save_due(self) -> bool:
-        return self.step % self.config.train.save_every == 0 or self._save_asked or self._archive_due()
+        return self._planned() or self._save_asked
+
+    def _planned(self) -> bool:
+        """Whether this step is saved whatever happens from outside."""
+        return self.step % self.config.train.save_every == 0 or self._archive_due()
 
     def _archive_due(self) -> bool:
         every = self.config.train.archive_every
@@ -310,7 +321,9 @@ class Session:
     def save(self) -> None:
         score, figures = self._validated[1:] if self._validated[0] == self.step else (None, {})
         in_a_row = dict(zip(Guard.FIGURES, self.state.guard.figures().tolist(), strict=True))["skipped_in_a_row"]
-        good = in_a_row == 0 and halting.healthy(self.state.counters.losses)
+        # A rollback returns to planned checkpoints only: one that a signal asked for would lead elsewhere than the run
+        # that had none.
+        good = self._planned() and in_a_row == 0 and halting.healthy(self.state.counters.losses)
         best, self.improved = self.improved, False
         self.keeper.save(score, figures, good=good, best=best, archive=self._archive_due())
 
