@@ -185,7 +185,7 @@ class Guard(Section):
 
     sigma: Annotated[float, Field(gt=0)] | None = 6.0
     """Skip a step whose loss or gradient norm is so many robust deviations above the median of the last accepted ones;
-    none turns the outlier rule off."""
+    with 1e9 (or null, in JSON) only what is not finite is skipped."""
     window: Annotated[int, Field(ge=16)] = 128
     """Accepted steps that are remembered; the outlier rule begins when half of them are there."""
     patience: Positive = 10
@@ -457,7 +457,9 @@ def _coded(err: ValidationError, model: type[BaseModel], where: Any) -> Partimen
             where=where(keys),
             next="partimento config schema",
         )
-    if problem["type"] == "missing":
+    if not keys:  # a rule over several keys, which names them
+        message = problem["msg"].removeprefix("Value error, ")
+    elif problem["type"] == "missing":
         message = f"{dotted!r} is required{others}"
     else:
         message = f"{dotted!r} is {problem.get('input')!r}: {problem['msg'].lower()}{others}"

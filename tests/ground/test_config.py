@@ -62,6 +62,11 @@ def test_types_and_ranges_are_strict(file: Path, override: str) -> None:
     assert failure(file, override).code == "CONFIG003"
 
 
+def test_stages_out_of_order_are_told_without_the_whole_configuration(file: Path) -> None:
+    err = failure(file, "train.stages=[{start=40},{start=20}]")
+    assert err.code == "CONFIG003" and err.message.startswith("train.stages start at [40, 20]")
+
+
 @pytest.mark.parametrize("override", ["steps", "=3", "a b=3", "family.x=3"])
 def test_malformed_overrides(file: Path, override: str) -> None:
     assert failure(file, override).code == "CONFIG004"

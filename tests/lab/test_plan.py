@@ -237,6 +237,13 @@ def test_advice(pack, overrides, kind):
         assert kind not in [one.kind for one in plan(config(pack, optim__warmup=5)).advice]
 
 
+def test_a_batch_that_the_devices_cannot_share(pack):
+    size = config(pack).optim.batch
+    assert "shares" not in [one.kind for one in plan(config(pack), devices=1).advice]
+    (found,) = [one for one in plan(config(pack), devices=size + 1).advice if one.kind == "shares"]
+    assert found.level == "bad" and "TRAIN056" in found.why and f"e.g. {size + 1}" in found.next
+
+
 def test_a_model_that_no_machine_here_could_hold(pack):
     found = plan(config(pack, model__width=8192, model__layers=64, model__heads=64), memory=80.0)
     assert found.parameters > 4e10

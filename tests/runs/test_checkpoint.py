@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,28 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     removed = checkpoint.prune(tmp_path, keep=2)
     assert [path.name[-1] for path in removed] == ["1", "3", "4"]
     assert sorted(path.name[-1] for path in tmp_path.iterdir()) == ["2", "5", "6"]
+
+
+def test_prune_keeps_the_last_good_one_to_roll_back_to(tmp_path: Path) -> None:
+    for step, good in ((1, True), (2, True), (3, False), (4, False), (5, False)):
+        checkpoint.save(tmp_path, step, {}, {"good": good})
+    assert [path.name[-1] for path in checkpoint.prune(tmp_path, keep=2)] == ["1", "3"]
+
+
+def test_a_file_that_cannot_be_removed_yet_does_not_end_the_training(tmp_path: Path, monkeypatch: Any) -> None:
+    """NFS refuses to remove a folder in which somebody has a file open."""
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+
+    def busy(path: str, *_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rmdir", busy)
+        checkpoint.prune(tmp_path, keep=2)
+    assert len(list(tmp_path.iterdir())) == 3
+    checkpoint.prune(tmp_path, keep=2)
+    assert [path.name for path in checkpoint.visible(tmp_path)] == sorted(path.name for path in tmp_path.iterdir())
 
 
 def test_an_existing_step_is_never_written_again(tmp_path: Path) -> None:

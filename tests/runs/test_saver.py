@@ -204,12 +204,12 @@ from partimento.runs.saver import Saver
 real = tensorfiles.write
 def write(path, tensors):
     if path.stem == "optimizer":
-        print("half", flush=True)
+        print("half\\n", end="", flush=True)
         sys.stdin.readline()
     real(path, tensors)
 tensorfiles.write = write
 Saver(Path(sys.argv[1])).submit(1, {"model": {"w": torch.ones(9)}, "optimizer": {"w.exp_avg": torch.ones(9)}}, {})
-print("submitted", flush=True)
+print("submitted\\n", end="", flush=True)  # in one piece: two threads print
 """
 
 

@@ -19,7 +19,7 @@ from partimento.training.launch import reported
 STEPS = 50
 
 
-def config(pack: str | Path, parallel: str = "ddp", name: str = "adamw") -> Config:
+def config(pack: str | Path, parallel: str = "ddp", name: str = "adamw", precision: str = "fp32") -> Config:
     """A tiny decoder; windows at the ends of clips are padded, so ranks have different numbers of tokens."""
     optim = {"batch": 4, "accumulate": 2, "lr": 3e-3, "warmup": 3, "ema": 0.9}
     plan = {"steps": STEPS, "log_every": 1, "valid_every": 25, "valid_items": 6, "save_every": 10, "device": "cpu"}
@@ -29,7 +29,7 @@ def config(pack: str | Path, parallel: str = "ddp", name: str = "adamw") -> Conf
             "data": {"pack": str(pack), "window": 30, "null_share": 0.2},
             "model": {"width": 32, "layers": 2, "heads": 2},
             "optim": {**optim, "name": name},
-            "train": {**plan, "parallel": parallel},
+            "train": {**plan, "parallel": parallel, "precision": precision},
             "demo": {"temperatures": []},
         }
     )

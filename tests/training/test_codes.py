@@ -170,6 +170,13 @@ def test_count_is_what_the_loss_sums_over(pack: Path) -> None:
         assert float(sums["null_items"] / sums["items"]) == pytest.approx(batch.null_share)
 
 
+def test_a_validation_has_the_longest_windows_in_the_smallest_batch(pack: Path) -> None:
+    """Of a curriculum: each alone fits the device, the longest windows in the largest batch may not."""
+    alone, staged = task(pack), task(pack, train={"stages": [{"start": 2, "window": 64, "batch": 2}]})
+    assert {tuple(batch.grid_BSK.shape[:2]) for batch in alone.valid} == {(4, 33)}
+    assert {tuple(batch.grid_BSK.shape[:2]) for batch in staged.valid} == {(2, 65)}
+
+
 def test_accumulated_gradients_are_those_of_the_whole_batch(pack: Path) -> None:
     """4 x batch 2 against batch 8, divided by the tokens of the whole step; windows at ends hold fewer tokens."""
     grads = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -14,9 +15,11 @@ import pytest
 import torch
 from toy import ToyTask, toy_config
 
+from partimento import commit
 from partimento.config import Config
 from partimento.errors import PartimentoError
 from partimento.keyed import key
+from partimento.progress import Quiet
 from partimento.runs import checkpoint
 from partimento.runs.events import curve, read_events
 from partimento.runs.run import Run
@@ -294,6 +297,17 @@ def test_max_minutes_saves_and_ends_normally(tmp_path: Path) -> None:
     assert read_events(again.events_path)[-1]["step"] > events[-1]["step"]
 
 
+def test_a_run_in_pieces_has_the_same_history_of_validations(tmp_path: Path) -> None:
+    """A validation at the end of a piece is one more than the rules of stopping may count."""
+    config = toy_config(train__valid_every=4)
+    whole = toy(config, tmp_path, "whole")
+    toy(toy_config(train__valid_every=4, train__max_minutes=1e-9), tmp_path, "pieces")
+    pieces = toy(config, tmp_path, "pieces")
+    states = [checkpoint.load(checkpoint.visible(run.checkpoints_path)[-1]).state for run in (whole, pieces)]
+    assert [entry["step"] for entry in states[1]["validations"]] == [4, 8, 12, 16]
+    assert all(states[0][name] == states[1][name] for name in ("validations", "trained", "losses"))
+
+
 def test_a_finished_run_stays_finished(tmp_path: Path) -> None:
     config = toy_config(train__steps=4, demo__temperatures=[1.0])
     run = toy(config, tmp_path)
@@ -311,6 +325,22 @@ def test_demos_that_a_kill_left_out_are_made_on_resume(tmp_path: Path) -> None:
     demo.rmdir()
     toy(config, tmp_path)
     assert [path.name for path in run.demos_path.iterdir()] == ["step-000000004"]
+
+
+def test_demos_that_a_kill_left_out_after_an_early_stop_are_made_on_resume(tmp_path: Path) -> None:
+    class Level(ToyTask):
+        def evaluate(self, total: Any = None) -> dict[str, Any]:
+            return {"loss": 1.0}
+
+    class Killed(Level):
+        def demos(self, root: Path, step: int, using: Any) -> Path | None:
+            raise KeyboardInterrupt
+
+    config = toy_config(train__valid_every=4, guard__stop_after=1, demo__temperatures=[1.0])
+    with pytest.raises(PartimentoError, match="SYS003"):
+        toy(config, tmp_path, "r", Killed)
+    run = toy(config, tmp_path, "r", Level)
+    assert [path.name for path in run.demos_path.iterdir()] == ["step-000000008"]
 
 
 def test_without_averages_there_is_no_slot(tmp_path: Path) -> None:
@@ -436,6 +466,48 @@ def test_a_run_that_goes_wrong_goes_back_lowers_the_rate_and_draws_other_data(tm
     assert same_bits(tensors(run), tensors(cut))
 
 
+def test_a_rollback_finds_its_checkpoint_however_many_came_after_it(tmp_path: Path) -> None:
+    config = toy_config(train__steps=40, train__save_every=2, train__keep=2)
+    run = toy(config, tmp_path, "r", spoiled_attempt(1))
+    (back,) = [event for event in read_events(run.events_path) if event["kind"] == "rollback"]
+    assert (back["at"], back["step"]) == (18, 8), "four unhealthy ones were saved in between"
+
+
+def test_a_rollback_does_not_depend_on_where_the_run_was_cut(tmp_path: Path) -> None:
+    config = toy_config(train__steps=40, guard__patience=4, train__save_every=5)
+    whole = toy(config, tmp_path, "whole", spoiled_attempt(1))
+    task = spoiled_attempt(1)
+    task.inputs = lambda self, batch: (  # type: ignore[method-assign]
+        os.kill(os.getpid(), signal.SIGTERM) if batch[0] == 6 else None,
+        ToyTask.inputs(self, batch),
+    )[1]
+    with pytest.raises(PartimentoError, match="SYS003"):
+        toy(config, tmp_path, "cut", task)
+    assert checkpoint.visible(tmp_path / "cut" / "checkpoints")[-1].name == "step-000000007"
+    cut = toy(config, tmp_path, "cut", spoiled_attempt(1))
+    assert [event["step"] for event in read_events(cut.events_path) if event["kind"] == "rollback"] == [5]
+    assert same_bits(tensors(whole), tensors(cut))
+
+
+def test_demos_of_an_abandoned_attempt_are_set_aside(tmp_path: Path) -> None:
+    class Heard(spoiled_attempt(1)):  # type: ignore[misc]
+        def demos(self, root: Path, step: int, using: Any) -> Path | None:
+            path = root / checkpoint.step_name(step)
+            with using("raw") as module, commit.folder(path) as folder:
+                commit.record(folder / "demos.json", module.layer.weight.sum().item())
+            return path
+
+    config = toy_config(
+        train__steps=40, guard__patience=8, train__save_every=2, train__keep=20, demo__every=12,
+        demo__temperatures=[1.0],
+    )  # fmt: skip
+    run = toy(config, tmp_path, "r", Heard)
+    names = sorted(path.name for path in run.demos_path.iterdir())
+    assert names[0] == "abandoned-step-000000012" and names[1:3] == ["step-000000012", "step-000000024"]
+    weight = checkpoint.load(run.checkpoints_path / "step-000000012").parts["model"]["layer.weight"]
+    assert json.loads((run.demos_path / "step-000000012" / "demos.json").read_text()) == weight.sum().item()
+
+
 def test_rollbacks_are_used_up(tmp_path: Path) -> None:
     with pytest.raises(PartimentoError, match="TRAIN004") as caught:
         toy(toy_config(train__steps=40, guard__patience=4), tmp_path, "r", spoiled_attempt(99))
@@ -453,6 +525,9 @@ def test_nothing_to_go_back_to(tmp_path: Path) -> None:
     with pytest.raises(PartimentoError, match="TRAIN004") as caught:
         toy(toy_config(train__steps=40), tmp_path, "r", make)
     assert "no good checkpoint" in (caught.value.why or "")
+    with pytest.raises(PartimentoError, match="TRAIN004") as caught:
+        toy(toy_config(train__steps=40, guard__rollbacks=0), tmp_path, "s", make)
+    assert caught.value.why == "guard.rollbacks is 0"
 
 
 def test_stages_resume_too(tmp_path: Path) -> None:
@@ -556,6 +631,40 @@ def test_an_unknown_metric_is_told(tmp_path: Path) -> None:
     with pytest.raises(PartimentoError, match="TRAIN057") as caught:
         toy(toy_config(train__metric="perplexity", train__valid_every=4), tmp_path)
     assert "it has loss" in (caught.value.why or "")
+    assert not curve(read_events(tmp_path / "r" / "events.jsonl"), "train", "loss"), "it was told before step 1"
+
+
+def test_a_run_that_stopped_early_goes_on_with_a_larger_number(tmp_path: Path) -> None:
+    class Rising(Scored):
+        scores = (5.0, 4.0, 4.5, 4.6, 4.7, 4.8, 4.9, 5.0)
+
+    config = toy_config(train__valid_every=2, guard__stop_after=3)
+    toy(config, tmp_path, "r", Rising)
+    run = toy(toy_config(train__valid_every=2, guard__stop_after=5), tmp_path, "r", Rising)
+    assert [event["step"] for event in read_events(run.events_path) if event["kind"] == "halt"] == [10, 14]
+
+
+class Stages(Quiet):
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+
+    def stage(self, name: str, purpose: str) -> None:
+        self.told.append((name, purpose))
+
+    def note(self, text: str) -> None:
+        self.told.append(("note", text))
+
+
+def test_only_what_is_done_is_announced(tmp_path: Path) -> None:
+    """No demos where there are none; no training after the last step of a run that ends by the clock."""
+    told = Stages()
+    train(toy_config(), runs=tmp_path, run="r", make_task=ToyTask, progress=told)
+    assert [name for name, _ in told.told] == ["prepare", "train"]
+    told = Stages()
+    config = toy_config(train__max_minutes=1e-9, demo__temperatures=[1.0])
+    run = train(config, runs=tmp_path, run="s", make_task=ToyTask, progress=told)
+    assert [name for name, _ in told.told] == ["prepare", "train", "demos", "note"]
+    assert "step 1;" in told.told[-1][1] and f"--run {run.id} goes on" in told.told[-1][1]
 
 
 def test_a_repeated_sigterm_does_not_drop_the_save(tmp_path: Path) -> None:

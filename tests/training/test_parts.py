@@ -12,6 +12,7 @@ from torch import nn
 from partimento.errors import PartimentoError
 from partimento.training import devices
 from partimento.training.ema import Ema, copy_into, judged, named_state
+from partimento.training.meter import Meter
 from partimento.training.stop import Stop
 
 
@@ -78,3 +79,15 @@ def test_a_device_that_is_not_there_is_an_error() -> None:
         if not there:
             with pytest.raises(PartimentoError, match="TRAIN005"):
                 devices.pick(name)
+
+
+def test_sums_in_float64_go_on_where_there_is_none() -> None:
+    """A log line begun on a GPU and ended on MPS or a TPU (here: a device without numbers)."""
+    before, after = Meter(), Meter()
+    before.add(torch.tensor(2.0), torch.tensor(1.0), {"tokens": torch.tensor(3.0)}, torch.tensor(False))
+    after.load(before.state(), torch.device("meta"))
+    assert {name: tensor.dtype for name, tensor in after.state().items()} == dict.fromkeys(
+        ("meter.loss", "meter.norm", "meter.steps", "meter.tokens"), torch.float32
+    )
+    after.load(before.state(), torch.device("cpu"))
+    assert after.read(torch.zeros(0)) == ({"loss": 2.0, "norm": 1.0, "steps": 1.0, "tokens": 3.0}, [])

@@ -33,6 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     one("alone")
     one("alone-muon", name="muon")
     of_two = [{"run": "ddp"}, {"run": "fsdp", "parallel": "fsdp"}, {"run": "muon", "parallel": "fsdp", "name": "muon"}]
+    of_two.append({"run": "half", "parallel": "fsdp", "precision": "bf16"})
     with pytest.raises(PartimentoError, match="SYS003") as caught:
         two(folder, [*of_two, {"run": "moving", "stop": 13, "parallel": "fsdp"}])
     assert caught.value.next is not None and "--run moving" in caught.value.next
@@ -67,6 +68,13 @@ def test_two_ranks_train_what_one_does(folder: Path, run: str) -> None:
     for weights in ("raw", "ema"):
         bits = [losses(folder, which, "valid", "bits_per_second", weights=weights) for which in (run, alone)]
         assert len(bits[0]) == 2 and bits[0] == pytest.approx(bits[1], rel=1e-4)
+
+
+def test_two_ranks_train_and_judge_in_bf16(folder: Path) -> None:
+    """FSDP gathers the blocks in bfloat16 for a validation, too."""
+    assert losses(folder, "half") == pytest.approx(losses(folder, "alone"), abs=0.02)
+    bits = [losses(folder, which, "valid", "bits_per_second", weights="ema") for which in ("half", "alone")]
+    assert len(bits[0]) == 2 and bits[0] == pytest.approx(bits[1], rel=0.01)
 
 
 @pytest.mark.parametrize("run", ["ddp", "fsdp", "moving"])

@@ -98,8 +98,18 @@ def _time_spent(events: Sequence[Event]) -> str:
 
 
 def _skipped(events: Sequence[Event]) -> int | None:
+    """At the end, and in what rollbacks left behind: their counts went back with the weights."""
     counts = [value for _, value in curve(events, "train", "skipped") if value is not None]
-    return int(counts[-1]) if counts else None
+    if not counts:
+        return None
+    left, before = 0, 0
+    for event in events:
+        if event["kind"] == "train" and event.get("skipped") is not None:
+            before = event["skipped"]
+        elif event["kind"] == "rollback":
+            kept = [value for step, value in curve(events, "train", "skipped") if step <= event["step"] and value]
+            left += before - (kept[-1] if kept else 0)
+    return int(counts[-1]) + left
 
 
 def book_table(events: Sequence[Event]) -> list[dict[str, Any]]:
@@ -174,7 +184,7 @@ def checkpoints(run: Run) -> list[dict[str, Any]]:
         try:
             parts = checkpoint.contents(path)
         except PartimentoError as err:
-            rows.append({"name": path.name, "best": False, "parts": err.message, "megabytes": 0.0})
+            rows.append({"name": path.name, "best": path == best, "parts": err.message, "megabytes": 0.0})
             continue
         size = sum(file.stat().st_size for files in parts.values() for file in files if file.exists())
         row = {"name": path.name, "best": path == best, "parts": ", ".join(parts), "megabytes": size / 1e6}

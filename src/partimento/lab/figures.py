@@ -101,6 +101,8 @@ def _gradient(events: Sequence[Event]) -> Figure:
         caption += f" Steps whose update was skipped: {counts[-1][1]} (marks at the bottom)."
     elif not counts:
         caption += " Whether steps were skipped was not logged."
+    elif any(event["kind"] == "rollback" for event in events):
+        caption += " No step that was kept was skipped (the notes tell of the others)."
     else:
         caption += " No step was skipped."
     if lost:

@@ -104,7 +104,7 @@ class Draw:
                 f"a window of {window} steps is longer than every clip",
                 where=str(pack.path),
                 why=f"the longest clip fills {longest} steps ({pack.spec.seconds(int(pack.clips.frames.max())):.1f} s)",
-                next=f"set data.window to {longest} or less",
+                next=f"set data.window to {longest} or less, and the windows of train.stages",
             )
         self._places = Places(
             self.clips, pack.clips.frames, pattern, ends=self.ends, window=window, seed=seed, split=split

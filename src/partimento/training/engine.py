@@ -182,7 +182,7 @@ def _loop(session: Session, stop: Stop) -> str:
                 if session.save_due() or session.improved or ending or playing:
                     session.save()
                 if playing:
-                    session.demo(stop)
+                    session.demo(stop, goes_on=not ending)
             if ending:
                 return ending
     return "finished"

@@ -73,7 +73,7 @@ class Keeper:
                 after(path)
             done(path)
             return
-        if self.parallel.world > 1:
+        if self.state.sharded:
             parts = {part: self.parallel.gather(named) or {} for part, named in parts.items()}
         if self.parallel.main:
             self.saver.submit(step, parts, state, done, after)

@@ -21,7 +21,7 @@ from partimento.progress import Progress
 from partimento.runs import checkpoint
 from partimento.runs.events import EventLog, read_events
 from partimento.runs.run import Run, resume_command
-from partimento.training import audit, compiled, halting
+from partimento.training import audit, compiled, devices, halting
 from partimento.training.feed import Feed
 from partimento.training.guards import Guard
 from partimento.training.keeper import Keeper
@@ -90,6 +90,8 @@ class Session:
             self.event("start", **self.state.environment(), optimizer=self.state.optimizer.table())
             with stop.at_once():
                 self.task.start()
+                if self.config.train.metric is not None:
+                    self._scored(self._evaluated("raw"))  # a name that no validation has is told before step 1
         else:
             self._go_on(found)
         self._audit()
@@ -214,9 +216,7 @@ class Session:
                 "TRAIN004",
                 f"at step {self.step} {reason}",
                 where=str(self.run.path),
-                why=f"{len(rollbacks)} rollbacks did not help"
-                if rollbacks
-                else "there is no good checkpoint before it",
+                why=self._why_not_back(len(rollbacks)),
                 next=f"start a new run with a lower rate: optim.lr={self.config.optim.lr / 3:.2g}",
             )
         left = self.step
@@ -230,6 +230,11 @@ class Session:
         factor = self.state.rate_factor
         self.event("rollback", at=left, reason=reason, attempt=len(rollbacks) + 1, rate_factor=factor)
         self.progress.note(f"step {left}: {reason}; back to step {self.step} with {factor:g} of the rate")
+
+    def _why_not_back(self, made: int) -> str:
+        if made >= self.config.guard.rollbacks:
+            return f"{made} rollbacks did not help" if made else "guard.rollbacks is 0"
+        return "there is no good checkpoint before it"
 
     # Ending
 
@@ -261,6 +266,8 @@ class Session:
     def end(self, reason: str) -> None:
         self.keeper.settle(wait=True)
         self.event("end", reason=reason)
+        if reason == "max_minutes":
+            self.progress.note(f"the time is over at step {self.step}; the command with --run {self.run.id} goes on")
 
     def give_up(self, err: PartimentoError) -> None:
         """Write why the run ends, if there is room for it, and let a full disk name the command that goes on."""
@@ -276,10 +283,9 @@ class Session:
         counters = self.state.counters
         figures: dict[str, Any] = {}
         for which in ("raw", "ema") if self.state.ema is not None else ("raw",):
-            with self.state.using(which):
-                figures = self.task.evaluate(self.parallel.sum_)
+            figures = self._evaluated(which)
             self.event("valid", weights=which, **figures)
-        score = self._scored(figures)
+        score = self.parallel.share(self._scored(figures))  # ranks that differed in a bit would part ways here
         best = counters.best
         self.improved = score is not None and (best is None or score < best["score"])
         if self.improved:
@@ -290,7 +296,15 @@ class Session:
         trained, counters.trained = counters.trained, {}
         mean = trained["loss"] / trained["tokens"] if trained.get("tokens") else None
         entry = {"step": self.step, "score": score, "train_loss": mean}
-        counters.validations = [*counters.validations, entry][-max(HISTORY, 1 + (self.config.guard.stop_after or 0)) :]
+        rules = self.config.guard
+        needed = 1 + max(rules.stop_after or 0, rules.stop_overfit or 0)
+        counters.validations = [*counters.validations, entry][-max(HISTORY, needed) :]
+
+    def _evaluated(self, which: str) -> dict[str, Any]:
+        # In float32, but for blocks that FSDP gathers in bfloat16: their inputs have to be, too.
+        precision = self.config.train.precision if self.state.sharded else "fp32"
+        with self.state.using(which), devices.autocast(self.device, precision):
+            return self.task.evaluate(self.parallel.sum_)
 
     def _scored(self, figures: Mapping[str, Any]) -> float | None:
         """The figure that checkpoints are compared by; None if it is not finite. Raises TRAIN057 if there is none."""
@@ -330,9 +344,11 @@ class Session:
     def demo_due(self) -> bool:
         return bool(self.config.demo.every) and self.step % self.config.demo.every == 0
 
-    def demo(self, stop: Stop) -> None:
+    def demo(self, stop: Stop, goes_on: bool = False) -> None:
         """Play, unless this step has its demos. A checkpoint of the same step comes first, so this may be dropped."""
         self.keeper.settle(wait=True)
+        if not self.config.demo.temperatures:
+            return
         there = self.parallel.share((self.run.demos_path / checkpoint.step_name(self.step)).exists())
         if there:
             return
@@ -342,5 +358,5 @@ class Session:
             if using is not None and (path := self.task.demos(self.run.demos_path, self.step, using)) is not None:
                 self.event("demo", path=str(path.relative_to(self.run.path)))
             self.parallel.barrier()
-        if self.step < self.config.train.steps:
+        if goes_on:
             self.progress.stage("train", self._plan())

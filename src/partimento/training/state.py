@@ -37,6 +37,7 @@ from partimento.training.task import Task, Using
 FREE = (
     "data.pack",
     "data.folders",
+    "guard.stop_",
     "train.log_every",
     "train.valid_every",
     "train.save_every",
@@ -81,8 +82,9 @@ class State:
     def __init__(self, config: Config, task: Task, parallel: Parallel) -> None:
         self.config, self.task, self.parallel, self.device = config, task, parallel, parallel.device
         self.sharded = parallel.world > 1 and config.train.parallel == "fsdp"
-        # A copy to play with: the pieces of a sharded module are on all ranks, and demos are played on one.
-        self._whole = copy.deepcopy(task.module) if self.sharded and parallel.main else None
+        # A copy to play with: the pieces of a sharded module are on all ranks, and demos are played on one. It is on
+        # the device only while it plays.
+        self._whole = copy.deepcopy(task.module).cpu() if self.sharded and parallel.main else None
         if config.train.cuda_graphs:
             graphs.check(config.train, self.device, parallel.world, task.module)
         self.compiled = compiled.prepare(task.module, config.train, self.device)
@@ -123,7 +125,7 @@ class State:
         with devices.autocast(self.device, self.config.train.precision):
             total, sums = self.model(*inputs)
         total.backward()
-        return total.detach(), sums
+        return total.detach(), {name: value.detach() for name, value in sums.items()}
 
     @property
     def rate_factor(self) -> float:
@@ -243,8 +245,11 @@ class State:
         @contextlib.contextmanager
         def using(which: str) -> Iterator[nn.Module]:
             copy_into(named_state(whole), rooms[which] or {})
-            with torch.no_grad():
-                yield whole.to(self.device).eval()
+            try:
+                with torch.no_grad():
+                    yield whole.to(self.device).eval()
+            finally:
+                whole.cpu()
 
         return using
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from partimento.lab.plan.cost import MFU
 from partimento.lab.plan.memory import USABLE
 from partimento.tokens.findings import Finding
+from partimento.training.stages import stages
 
 if TYPE_CHECKING:
     from partimento.lab.plan import Plan
@@ -27,8 +28,21 @@ LAUNCH_SECONDS = 5e-6
 
 def advice(plan: Plan) -> list[Finding]:
     """By level, the worst first."""
-    found = [*_memory(plan), *_capacity(plan), *_repeats(plan), *_schedule(plan), *_device(plan)]
+    found = [*_shares(plan), *_memory(plan), *_capacity(plan), *_repeats(plan), *_schedule(plan), *_device(plan)]
     return sorted(found, key=lambda one: ("bad", "warn", "note").index(one.level))
+
+
+def _shares(plan: Plan) -> Iterator[Finding]:
+    for stage in stages(plan.config):
+        if left := stage.batch % plan.devices:
+            yield Finding(
+                "bad",
+                "shares",
+                f"a batch of {stage.batch} cannot be shared equally by {plan.devices} devices",
+                "the training would not start (TRAIN056)",
+                f"a multiple of {plan.devices}, e.g. {stage.batch + plan.devices - left}",
+            )
+            return
 
 
 def _memory(plan: Plan) -> Iterator[Finding]:
@@ -143,6 +157,6 @@ def _device(plan: Plan) -> Iterator[Finding]:
                 f"on one {name} a micro-batch computes for {1e3 * computing:.2g} ms and takes about "
                 f"{1e3 * launching:.2g} ms to ask for",
                 "a device of this size waits for the host: the hours given for it are too few",
-                "a larger optim.batch, or train.cuda_graphs=true",
+                "a larger optim.batch" + (", or train.cuda_graphs=true" if plan.devices == 1 else ""),
             )
         return

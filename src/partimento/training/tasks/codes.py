@@ -59,7 +59,10 @@ class CodesTask:
         )
         held_out = valid.fixed(config.train.valid_items)
         self._valid_targets = valid.targets(held_out)
-        self.valid = [self._share(valid.collate(items)) for items in _groups(held_out, config.optim.batch)]
+        # The longest windows in the smallest batch: a validation holds all logits, and is not to need more memory
+        # than the training for being in another stage.
+        self._valid_batch = min(stage.batch for stage in self.stages)
+        self.valid = [self._share(valid.collate(items)) for items in _groups(held_out, self._valid_batch)]
 
         vocabulary = self.train.tag_vocabulary if model.tags else []
         self.module = CodeDecoder(
@@ -195,7 +198,7 @@ class CodesTask:
 
     def _share(self, batch: Batch) -> Batch:
         """This rank's part of a batch of held-out windows, after PAD items have brought it to the full size."""
-        size = self.config.optim.batch
+        size = self._valid_batch
         missing = size - len(batch.keep_B)
         grid_BSK = functional.pad(batch.grid_BSK, (0, 0, 0, 0, 0, missing), value=self.specials.pad)
         tags_BG = functional.pad(batch.tags_BG, (0, 0, 0, missing))
