@@ -124,6 +124,14 @@ class Session:
             for stage in to_come
         }
         compiled.dry_run(self.task.module, self.state.forward_backward, largest, self.device)
+        self.state.forget_graphs()  # each holds its activations: only that of the stage at hand is to be there
+
+        def judged(inputs: tuple[Tensor | None, ...]) -> None:
+            with self.state.using("raw"):
+                self.task.objective(*inputs)
+
+        if self.device.type != "cpu":  # a validation holds all logits, and as many items as the smallest stage
+            compiled.dry_run(self.task.module, judged, {"validation": min(largest.values(), key=_items)}, self.device)
 
     def _audit(self) -> None:
         """In which types the state is kept and, where it matters, in which the products run."""
@@ -197,6 +205,7 @@ class Session:
     def new_stage(self) -> None:
         """Another window, another level of the loss: what was usual is so no more."""
         self.state.guard.reset()
+        self.state.forget_graphs()
         self.state.counters.losses = self.state.counters.losses[:1]
 
     # Going back
@@ -360,3 +369,7 @@ class Session:
             self.parallel.barrier()
         if goes_on:
             self.progress.stage("train", self._plan())
+
+
+def _items(inputs: tuple[Tensor | None, ...]) -> int:
+    return len(next(tensor for tensor in inputs if tensor is not None))

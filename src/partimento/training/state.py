@@ -121,6 +121,10 @@ class State:
             self._graphs[shapes] = graphs.Graphed(self._forward_backward, self.parameters)
         return self._graphs[shapes](inputs)
 
+    def forget_graphs(self) -> None:
+        """Let go of what was recorded, and of the memory that it holds."""
+        self._graphs.clear()
+
     def _forward_backward(self, inputs: tuple[Tensor | None, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         with devices.autocast(self.device, self.config.train.precision):
             total, sums = self.model(*inputs)
