@@ -13,20 +13,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from torch import Tensor
-
 from partimento import commit
 from partimento.errors import PartimentoError
 from partimento.progress import Progress
 from partimento.runs import checkpoint
 from partimento.runs.events import EventLog, read_events
 from partimento.runs.run import Run, resume_command
-from partimento.training import audit, compiled, devices, halting
+from partimento.training import audit, devices, halting
 from partimento.training.feed import Feed
 from partimento.training.guards import Guard
 from partimento.training.keeper import Keeper
 from partimento.training.pace import Pace
-from partimento.training.stages import settings_at, stages
+from partimento.training.rehearsal import audit, rehearse
+from partimento.training.stages import settings_at
 from partimento.training.state import State, check_identity
 from partimento.training.stop import Stop
 
@@ -94,7 +93,7 @@ class Session:
                     self._scored(self._evaluated("raw"))  # a name that no validation has is told before step 1
         else:
             self._go_on(found)
-        self._audit()
+        self.event("audit", **audit(self.state))
         if self.main and not any(event["kind"] == "baseline" for event in read_events(self.run.events_path)):
             with stop.at_once():
                 if figures := self.task.baselines():
@@ -104,7 +103,7 @@ class Session:
             self.demo(stop)  # a kill between the checkpoint and its demos left them out
         if self.step < self.config.train.steps:
             with stop.at_once():
-                self._rehearse()
+                rehearse(self.state)
             self.progress.stage("train", self._plan())
 
     def _go_on(self, path: Path) -> None:
@@ -112,39 +111,6 @@ class Session:
         self.event("resume", checkpoint=path.name, **self.state.environment())
         for text in notes:
             self.note(text)
-
-    def _rehearse(self) -> None:
-        """Forward and backward at every shape that is to come: memory ends now or not at all."""
-        now = settings_at(self.config, self.step).start
-        to_come = [stage for stage in stages(self.config) if stage.start >= now]
-        if self.device.type == "cpu" and len(to_come) == 1:
-            return  # its first step tells as much
-        largest = {
-            f"from step {stage.start}": self.task.inputs(self.task.batch(max(stage.start, self.step), 0))
-            for stage in to_come
-        }
-        compiled.dry_run(self.task.module, self.state.forward_backward, largest, self.device)
-        self.state.forget_graphs()  # each holds its activations: only that of the stage at hand is to be there
-
-        def judged(inputs: tuple[Tensor | None, ...]) -> None:
-            with self.state.using("raw"):
-                self.task.objective(*inputs)
-
-        if self.device.type != "cpu":  # a validation holds all logits, and as many items as the smallest stage
-            compiled.dry_run(self.task.module, judged, {"validation": min(largest.values(), key=_items)}, self.device)
-
-    def _audit(self) -> None:
-        """In which types the state is kept and, where it matters, in which the products run."""
-        kept = self.state.audit()
-        products: dict[str, int] = {}
-        if self.config.train.precision != "fp32" and not self.config.train.cuda_graphs:
-            inputs = self.task.inputs(self.task.batch(self.step, 0))
-
-            def counted(inputs: tuple[Tensor | None, ...]) -> None:
-                products.update(audit.products(lambda: self.state.forward_backward(inputs)))
-
-            compiled.dry_run(self.task.module, counted, {"audit": inputs}, self.device)
-        self.event("audit", kept=kept, **({"products": products} if products else {}))
 
     def _plan(self) -> str:
         begin = f"on from step {self.step} " if self.step else ""
@@ -369,7 +335,3 @@ class Session:
             self.parallel.barrier()
         if goes_on:
             self.progress.stage("train", self._plan())
-
-
-def _items(inputs: tuple[Tensor | None, ...]) -> int:
-    return len(next(tensor for tensor in inputs if tensor is not None))
