@@ -1,4 +1,4 @@
-"""What is tried before step 1, without a trace: in which types a training computes, and whether its largest steps fit."""
+"""What is tried before step 1, without a trace: in which types a training computes, and whether its steps fit."""
 
 from __future__ import annotations
 

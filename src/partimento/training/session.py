@@ -19,7 +19,7 @@ from partimento.progress import Progress
 from partimento.runs import checkpoint
 from partimento.runs.events import EventLog, read_events
 from partimento.runs.run import Run, resume_command
-from partimento.training import audit, devices, halting
+from partimento.training import devices, halting
 from partimento.training.feed import Feed
 from partimento.training.guards import Guard
 from partimento.training.keeper import Keeper
