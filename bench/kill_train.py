@@ -56,7 +56,7 @@ archive_every = 48, keep_archives = 3, \
 stages = [{{ start = {third}, window = 32, batch = 6 }}, {{ start = {two_thirds}, accumulate = 1, lr = 0.5 }}] }}
 demo = {{ every = 8, seconds = 0.2, temperatures = [1.0] }}
 """
-STEPS_A_KILL = 24  # so that the run is never over before the last kill
+STEPS_A_KILL = 16  # so that the run is never over before the last kill
 SPEC = CodecSpec("toy", "0" * 64, 8000, Fraction(50), (32, 32))
 PHASES = ("start-up", "step", "validation", "demos", "saving")
 
@@ -163,6 +163,7 @@ def run_bench(folder: Path, kills: int, seed: int) -> Result:
 
     rng, run, phases = random.Random(seed), folder / "killed" / "run", Counter[str]()
     torn = cut = lost = terms = damaged = 0
+    planted: set[Path] = set()
     start_up = 1.0
     for number in range(1, kills + 1):
         marks.write_bytes(bytes(len(PHASES)))
@@ -182,15 +183,15 @@ def run_bench(folder: Path, kills: int, seed: int) -> Result:
         doing = [phase for phase, flag in zip(PHASES, marks.read_bytes(), strict=True) if flag]
         phase = "sigterm" if gently else "+".join(doing) or ("start-up" if while_starting else "between")
         phases[phase] += 1
-        found = _look(run / "checkpoints", since=time.time() - (time.monotonic() - started))
+        found = _look(run / "checkpoints", planted, since=time.time() - (time.monotonic() - started))
         torn += found["torn"]
         cut += found["cut"]
         if gently:
             terms += 1
-            lost += max(0, _logged(run) - found["reached"])
+            lost += max(0, _made(run) - found["reached"])
         elif rng.random() < 1 / 8 and found["visible"] > 1:
             damaged += 1
-            _damage(checkpoint.visible(run / "checkpoints")[-1], rng)
+            planted.add(_damage(checkpoint.visible(run / "checkpoints")[-1], rng))
             phase += ", damaged"
         columns = f"{found['reached']:>8} {found['visible']:>8} {found['torn']:>5} {found['cut']:>9}"
         print(f"{number:>4}  {phase:<16}{1000 * after:>5.0f} {columns}", flush=True)
@@ -233,28 +234,36 @@ def _begun(run: Path) -> int:
     return sum(event["kind"] in ("start", "resume") for event in read_events(run / "events.jsonl"))
 
 
-def _logged(run: Path) -> int:
-    """The last step that was logged."""
-    return max((event["step"] for event in read_events(run / "events.jsonl") if event["kind"] == "train"), default=0)
+def _made(run: Path) -> int:
+    """The last step that the last process made."""
+    steps = 0
+    for event in read_events(run / "events.jsonl"):
+        if event["kind"] in ("start", "resume", "train"):
+            steps = event["step"]
+    return steps
 
 
-def _damage(path: Path, rng: random.Random) -> None:
-    """One bit of one file, somewhere."""
+def _damage(path: Path, rng: random.Random) -> Path:
+    """One bit of one file, somewhere. Visible until the next start has looked."""
     file = rng.choice(sorted(path.glob("*.safetensors")))
     content = bytearray(file.read_bytes())
     content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     file.write_bytes(bytes(content))
+    return file
 
 
-def _look(checkpoints: Path, since: float) -> dict[str, int]:
-    """Verify every visible checkpoint right after a kill; `cut` is 1 if a save of this process was left unfinished."""
+def _look(checkpoints: Path, planted: set[Path], since: float) -> dict[str, int]:
+    """Verify every visible checkpoint right after a kill, but for the `planted` damage that no start has seen yet; `cut`
+    is 1 if a save of this process was left unfinished."""
     visible = checkpoint.visible(checkpoints)
     torn = 0
     for path in visible:
+        own = {file for file in planted if file.parent == path}
         try:
             checkpoint.verify(path)
+            planted -= own  # it was set aside, and the step written again
         except PartimentoError:
-            torn += 1
+            torn += not own
     leftovers = list(checkpoints.glob(f"*{commit.TMP}*")) if checkpoints.exists() else []
     cut = int(any(path.stat().st_mtime >= since for path in leftovers))
     reached = int(visible[-1].name.removeprefix("step-")) if visible else 0
