@@ -253,8 +253,8 @@ def _damage(path: Path, rng: random.Random) -> Path:
 
 
 def _look(checkpoints: Path, planted: set[Path], since: float) -> dict[str, int]:
-    """Verify every visible checkpoint right after a kill, but for the `planted` damage that no start has seen yet; `cut`
-    is 1 if a save of this process was left unfinished."""
+    """Verify every visible checkpoint right after a kill, but for the `planted` damage that no start has seen yet;
+    `cut` is 1 if a save of this process was left unfinished."""
     visible = checkpoint.visible(checkpoints)
     torn = 0
     for path in visible:
