@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
-from x_transformers import Decoder, MultiInputTransformerWrapper  # type: ignore[import-untyped]
+from x_transformers import Decoder, MultiInputTransformerWrapper
 
 from partimento.config import RvqConfig
 from partimento.models.decoder import CodeDecoder, DecoderConfig
