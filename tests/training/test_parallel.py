@@ -18,6 +18,7 @@ from partimento.config import Train, parse
 from partimento.errors import PartimentoError
 from partimento.models.decoder import CodeDecoder, DecoderConfig
 from partimento.models.loss import code_loss
+from partimento.training.ema import copy_into
 from partimento.training.fsdp import _own_blocks
 from partimento.training.parallel import Parallel
 
@@ -153,12 +154,6 @@ def talk(parallel):
     said["same"] = refused(parallel.check_equal, same)
     said["other"] = refused(parallel.check_equal, {**same, "b": torch.tensor(1.0 + 1e-7 * rank)})
     said["names"] = refused(parallel.check_equal, {**same, f"only {rank}": torch.zeros(1)})
-    into = {"x": torch.zeros(2, 3).T, "flag": torch.tensor(False), "n": torch.tensor(7)}
-    source = {"x": torch.arange(6.0).view(3, 2), "flag": torch.tensor(True), "n": torch.tensor(9)}
-    said["misfit"] = refused(parallel.scatter, into, {**source, "n": torch.zeros(2)} if parallel.main else None)
-    assert int(into["n"]) == 7
-    parallel.scatter(into, source if parallel.main else None)
-    said["scatter"] = {name: tensor.tolist() for name, tensor in into.items()}
     return said
 
 
@@ -171,7 +166,7 @@ def reshard(parallel):
     named = dict(objective.inner.named_parameters())
     assert all(isinstance(weight, DTensor) for weight in named.values())
     source = {"weight": torch.arange(15.0).view(3, 5), "bias": torch.arange(3.0)}
-    parallel.scatter(named, source if parallel.main else None)
+    copy_into(named, source)
     held = [weight.to_local().numel() for weight in named.values()]
     whole = parallel.gather(named)
     return {"held": held, "equal": whole and all(torch.equal(whole[name], source[name]) for name in source)}
@@ -282,8 +277,6 @@ def test_what_ranks_tell_each_other(told):
         assert said["same"] is None
         assert said["other"].startswith("TRAIN031") and said["other"].endswith(": b")
         assert said["names"].startswith("TRAIN031")
-        assert said["misfit"].startswith("TRAIN003") and "n is" in said["misfit"]
-        assert said["scatter"] == {"x": [[0, 1], [2, 3], [4, 5]], "flag": True, "n": 9}
 
 
 def test_whole_tensors_become_shards_and_whole_again(told):
@@ -308,10 +301,6 @@ def test_alone_everything_is_as_it_is(alone):
     assert alone.agree(3) == 3 and alone.share([1]) == [1] and alone.sum_(torch.ones(2)).tolist() == [1, 1]
     alone.check_equal({"a": torch.ones(1)})
     alone.barrier()
-    into = {"a": torch.zeros(2)}
-    alone.scatter(into, {"a": torch.ones(2)})
-    assert alone.gather(into)["a"].tolist() == [1, 1]
-    with pytest.raises(PartimentoError, match="TRAIN003"):
-        alone.scatter(into, {"b": torch.ones(2)})
+    assert alone.gather({"a": torch.ones(2)})["a"].tolist() == [1, 1]
     alone.leave()
     assert not torch.distributed.is_initialized()

@@ -23,14 +23,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from partimento.config import Config, Train
 from partimento.errors import PartimentoError
 from partimento.training import devices
 from partimento.training.fsdp import sharded
-from partimento.training.optim import misfit
 from partimento.training.ranks import Place, place_here
 
 # How long a rank waits for the others before it takes them for dead. On the host: through one rank's demos and saves.
@@ -176,28 +175,6 @@ class Parallel:
                 found[name] = whole.detach().cpu()
         return found if self.main else None
 
-    @torch.no_grad()
-    def scatter(self, into: Mapping[str, Tensor], source: Mapping[str, Tensor] | None) -> None:
-        """Overwrite `into` (sharded or not) on all ranks by the whole tensors that rank 0 has.
-
-        Raises TRAIN003, on all ranks and with nothing changed, unless names and shapes agree.
-        """
-        if (problem := self.share(_misfit(into, source or {}) if self.main else None)) is not None:
-            raise misfit(problem)
-        for name, tensor in into.items():
-            whole = source[name].to(tensor.device, tensor.dtype) if self.main and source else None
-            if isinstance(tensor, DTensor):
-                if whole is None:
-                    whole = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
-                tensor.to_local().copy_(distribute_tensor(whole, tensor.device_mesh, tensor.placements).to_local())
-                continue
-            sent = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device) if whole is None else whole
-            sent = sent.contiguous()
-            if self.world > 1:
-                bits = sent.view(torch.uint8) if sent.dtype == torch.bool else sent  # gloo knows no bool
-                dist.broadcast(bits, 0, group=self._group(tensor))
-            tensor.copy_(sent)
-
     def check_equal(self, named: Mapping[str, Tensor]) -> None:
         """Raises TRAIN031 on all ranks unless these tensors have the same bits on all of them; shards are left out.
 
@@ -266,15 +243,6 @@ def _check_device(device: torch.device, place: Place) -> None:
         why="every rank needs a device of its own; several ranks train on CUDA devices or, for trying things, on a CPU",
         next=f"--nproc {there}, or train.device=cpu",
     )
-
-
-def _misfit(into: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> str | None:
-    if different := sorted(into.keys() ^ source.keys()):
-        return f"{different[0]} is only on one side"
-    for name, tensor in into.items():
-        if tensor.shape != source[name].shape:
-            return f"{name} is {list(source[name].shape)} there and {list(tensor.shape)} here"
-    return None
 
 
 def _digest(tensor: Tensor) -> str:

@@ -9,7 +9,7 @@ from partimento.config import CodecConfig, Config
 
 @dataclass(frozen=True)
 class Settings:
-    """What holds from step `start` on. `number` counts the stages from 0, `items` those drawn before this stage."""
+    """What holds from step `start` on. `number` counts the stages from 0."""
 
     number: int
     start: int
@@ -17,13 +17,12 @@ class Settings:
     batch: int
     accumulate: int
     lr: float
-    items: int
 
 
 def stages(config: Config) -> list[Settings]:
     """All stages in order; the first is the configuration as it stands, each later one changes what it names."""
     window = config.data.crop if isinstance(config, CodecConfig) else config.data.window
-    found = [Settings(0, 0, window, config.optim.batch, config.optim.accumulate, 1.0, 0)]
+    found = [Settings(0, 0, window, config.optim.batch, config.optim.accumulate, 1.0)]
     for stage in config.train.stages:
         last = found[-1]
         found.append(
@@ -34,7 +33,6 @@ def stages(config: Config) -> list[Settings]:
                 batch=stage.batch or last.batch,
                 accumulate=stage.accumulate or last.accumulate,
                 lr=stage.lr or last.lr,
-                items=last.items + (stage.start - last.start) * last.batch * last.accumulate,
             )
         )
     return found
