@@ -27,7 +27,7 @@ CHECKS = {
     "parity": (90, 20),
     "training": (170, 20),
     "resume": (40, 15),
-    "playing": (60, 15),
+    "playing": (120, 15),
     "codec": (50, 15),
     "peers": (120, 30),
 }

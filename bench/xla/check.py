@@ -35,9 +35,11 @@ import torch
 
 from partimento.config import Config, parse
 from partimento.keyed import key
+from partimento.sampling.guidance import Guidance
 from partimento.sampling.rules import Rules
 from partimento.sampling.static import StaticSteps
 from partimento.tokens.spec import CodecSpec
+from partimento.tokens.text import Words
 from partimento.tokens.writer import PackWriter
 from partimento.training import devices
 from partimento.training.engine import train_step
@@ -56,21 +58,26 @@ SPEC = CodecSpec("toy", "ab" * 32, 8000, Fraction(50), (24, 24, 24))
 LOG_EVERY = 2
 
 
-def rvq(folder: Path) -> Config:
-    """A small decoder with everything that changes the step: grouped queries, tags, Muon, averages, a ragged last
-    batch of the validation, several micro-batches, and a curriculum."""
+def pack_in(folder: Path) -> str:
     rng = np.random.default_rng(0)
     writer = PackWriter(folder / "pack", SPEC)
     for clip in range(12):
         walk = (np.arange(int(rng.integers(150, 320))) * (1 + clip % 2) + rng.integers(0, 12)) % 20
         codes_TK = np.stack([walk, (walk + 3) % 24, (walk * 5) % 24], axis=1)
-        writer.add(codes_TK, clip=f"clip{clip}.wav", tags=["fast" if clip % 2 else "slow"])
+        tags, caption = ["fast" if clip % 2 else "slow"], f"walk number {clip}" if clip % 3 else None
+        writer.add(codes_TK, clip=f"clip{clip}.wav", tags=tags, caption=caption)
     writer.finish()
+    return str(folder / "pack")
+
+
+def settings(family: str, folder: Path, model: dict[str, Any]) -> Config:
+    """Everything that changes the step: grouped queries, words, Muon, averages, a ragged last batch of the validation,
+    several micro-batches, and a curriculum."""
     return parse(
         {
-            "family": "rvq",
-            "data": {"pack": str(folder / "pack"), "window": 24, "null_share": 0.2},
-            "model": {"width": 32, "layers": 2, "heads": 4, "kv_heads": 2},
+            "family": family,
+            "data": {"pack": pack_in(folder), "window": 24, "null_share": 0.2},
+            "model": {"width": 32, "layers": 2, "heads": 4, "kv_heads": 2, **model},
             "optim": {"name": "muon", "batch": 4, "accumulate": 2, "lr": 1e-3, "warmup": 3, "ema": 0.9},
             "loss": {"codebook_weights": "learned", "label_smoothing": 0.1, "z_loss": 1e-4},
             "guard": {"window": 16},
@@ -80,11 +87,23 @@ def rvq(folder: Path) -> Config:
     )
 
 
-FAMILIES: dict[str, Callable[[Path], Config]] = {"rvq": rvq}
+def rvq(folder: Path) -> Config:
+    return settings("rvq", folder, {})
+
+
+def dia(folder: Path) -> Config:
+    """Texts of many lengths, of one shape; rotated cross attention."""
+    text = {"text_width": 32, "text_layers": 2, "text_heads": 4, "text_length": 24, "cross_attention_rope": True}
+    return settings("dia", folder, text)
+
+
+FAMILIES: dict[str, Callable[[Path], Config]] = {"rvq": rvq, "dia": dia}
+FAST = Words(("fast",))
 REQUESTS: dict[str, dict[str, Any]] = {
     "greedy": {"rules": Rules(temperature=0.0), "seeds": [0, 1]},
     "drawn": {"rules": Rules(temperature=0.9, top_k=12, top_p=0.95), "seeds": [0, 1]},
-    "guided": {"rules": Rules(), "seeds": [0, 1], "tags": ["fast"], "guidance": 2.0},
+    "guided": {"rules": Rules(), "seeds": [0, 1], "words": FAST, "guidance": Guidance(2.0)},
+    "filtered": {"rules": Rules(), "seeds": [0, 1], "words": FAST, "guidance": Guidance(2.0, rule="filter", top_k=8)},
 }
 
 
@@ -141,13 +160,13 @@ class Side:
 
             return run
 
-        prompt_TK = torch.arange(30).view(10, 3) % 24
+        prompt_BTK = torch.arange(30).view(1, 10, 3) % 24
         with (
             self.state.using("ema"),
             mock.patch.object(StaticSteps, "step", synchronised("step")),
             mock.patch.object(StaticSteps, "start_window", synchronised("start_window")),
         ):
-            played = self.task.player.play(frames=120, prompt_TK=prompt_TK, **request)  # type: ignore[attr-defined]
+            played = self.task.player.play(frames=120, prompt_BTK=prompt_BTK, **request)  # type: ignore[attr-defined]
         return [item.codes_TK for item in played], programs
 
 

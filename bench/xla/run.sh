@@ -2,7 +2,7 @@
 # bench/xla/run.sh FOLDER [arguments]: runs check.py in an environment of its own, made in FOLDER if it is not there.
 set -euo pipefail
 
-folder=${1:?"usage: bench/xla/run.sh FOLDER [--family rvq]"}
+folder=${1:?"usage: bench/xla/run.sh FOLDER [--family rvq|dia]"}
 shift
 here=$(cd "$(dirname "$0")" && pwd)
 if [ ! -x "$folder/bin/python" ]; then

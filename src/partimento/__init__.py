@@ -13,9 +13,12 @@ from typing import Any
 __version__ = "0.1.0"
 
 _CALLS = {
+    "again": "partimento.play",
     "decode": "partimento.codecs.encode",
     "demo": "partimento.road",
     "encode": "partimento.codecs.encode",
+    "export_weights": "partimento.training.publish",
+    "import_weights": "partimento.runs.foreign",
     "load_config": "partimento.config",
     "overfit": "partimento.lab.preflight",
     "plan": "partimento.lab.plan",
@@ -23,9 +26,10 @@ _CALLS = {
     "report": "partimento.lab.report",
     "sample": "partimento.play",
     "score": "partimento.lab.score",
+    "stream": "partimento.play",
     "train": "partimento.training.engine",
 }
-_NAMES = {"load_config": "load"}
+_NAMES = {"import_weights": "import_foreign", "load_config": "load"}
 
 __all__ = ["__version__", *_CALLS]
 

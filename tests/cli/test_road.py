@@ -141,7 +141,7 @@ def test_sample_is_reproducible_and_traced(shell: Shell, place: Path) -> None:
 def test_continue_keeps_the_beginning(shell: Shell, place: Path) -> None:
     music = sorted((place / "music").glob("*.flac"))[0]
     (entry,) = shell.ok("sample", "runs/a", "--to", "on", "--seconds", "0.3", "--continue", music)["samples"]
-    assert entry["prompt_seconds"] == pytest.approx(soundfile.info(music).duration, abs=512 / 44100)
+    assert entry["continued"]["seconds"] == pytest.approx(soundfile.info(music).duration, abs=512 / 44100)
     played = soundfile.read(place / "on" / entry["file"])[0]
     decoded_file = shell.ok("decode", music, "--to", "through")["files"][0]
     decoded = soundfile.read(decoded_file)[0]

@@ -27,10 +27,10 @@ def failure(path: Path, *overrides: str) -> PartimentoError:
 
 
 def test_defaults_and_overrides(file: Path) -> None:
-    found = config.load(file, ["optim.lr=3e-4", "model.pattern=[0, 2, 3]", "demo.tags=['techno']", "train.steps=7"])
+    found = config.load(file, ["optim.lr=3e-4", "model.pattern=[0, 2, 3]", "demo.prompts=['techno']", "train.steps=7"])
     assert isinstance(found, config.RvqConfig)
     assert (found.optim.lr, found.model.pattern, found.train.steps) == (3e-4, [0, 2, 3], 7)
-    assert found.demo.tags == ["techno"]
+    assert found.demo.prompts == ["techno"]
 
 
 def test_a_json_file_means_the_same(file: Path, tmp_path: Path) -> None:

@@ -17,6 +17,10 @@ from partimento.runs.run import Run
 
 RATE = 44100
 BOOKS = 9
+DATA = {
+    "items": 8, "frames": 129.0, "silence": 0.125, "entropy": 4.8, "entropy_K": [4.4 + 0.1 * k for k in range(BOOKS)],
+    "coverage": 0.19, "coverage_K": [0.19] * BOOKS, "repetition": 0.0625, "repetition_K": [0.0625] * BOOKS,
+}  # fmt: skip
 
 
 def tone(seconds: float, hertz: float, level: float = 0.5, rate: int = RATE) -> np.ndarray:
@@ -83,9 +87,23 @@ def log_training(run: Run, *, steps: int = 600, goal: float = 0.72) -> None:
                     "valid", step, weights=weights, ce_K=ce, eos_ce=0.01, entropy_K=[c - 0.15 * done for c in ce],
                     bits_per_second=86.1328 * sum(ce) / math.log(2),
                 )  # fmt: skip
+            log_played(log, step, done)
             log.append("checkpoint", step, path=f"checkpoints/step-{step:09d}", best=True)
     log.append("note", steps, text="step-000000500 is damaged; trying the one before it")
     log.append("end", steps, reason="finished")
+
+
+def log_played(log: EventLog, step: int, done: float, guidances: tuple[float, ...] = (1.0, 3.0)) -> None:
+    """The figures of demos that come nearer to the data, the freer the temperature."""
+    log.append("demo_data", step, **DATA)
+    for weights, temperature in (("ema", 0.0), ("ema", 0.5), ("ema", 1.0), ("raw", 1.0)):
+        for guidance in guidances:
+            level = (0.3 + 4.6 * temperature) * (0.8 + 0.2 * done) - 0.1 * guidance
+            log.append(
+                "demo_figures", step, weights=weights, temperature=temperature, guidance=guidance, told=True, items=4,
+                entropy=level, entropy_K=[level + 0.05 * k for k in range(BOOKS)], coverage=0.2 * temperature + 0.01,
+                repetition=0.9 - 0.85 * temperature, silence=0.3 * (1 - done), model_entropy=4 + temperature, ended=0.0,
+            )  # fmt: skip
 
 
 def write_demos(run: Run, step: int = 600) -> Path:
@@ -105,23 +123,27 @@ def write_demos(run: Run, step: int = 600) -> Path:
             demos.append(
                 {
                     "kind": "played", "file": name, "weights": weights, "temperature": temperature, "guidance": 1.0,
-                    "seed": 0, "tags": ["techno", "128 bpm"], "prompt": None, "ended": False,
+                    "seed": 0, "words": {"tags": ["techno", "128 bpm"], "text": ""}, "prompt": None, "ended": False,
                     "metrics": {
                         "entropy_K": [(0.2 + 4.6 * temperature) * (1 + 0.02 * k) for k in range(BOOKS)],
                         "coverage_K": [0.01 + 0.2 * temperature] * BOOKS,
-                        "repetition": 0.95 - 0.9 * temperature,
+                        "repetition_K": [0.95 - 0.9 * temperature] * BOOKS,
+                        "silence": 0.25,
+                        "model_entropy_K": [4.5] * BOOKS,
                     },
                 }
             )  # fmt: skip
     demos.append(
         {
             "kind": "continuation", "file": "continuation.flac", "weights": "ema", "temperature": 0.5, "guidance": 3.0,
-            "seed": 0, "tags": [], "prompt": "band-0007, first 2 s", "metrics": {"entropy_K": [4.0] * BOOKS},
+            "seed": 0, "words": {"tags": [], "text": "a slow walk"}, "prompt": "band-0007, first 2 s",
+            "metrics": {"entropy_K": [4.0] * BOOKS},
         }
     )  # fmt: skip
     for name, wave in waves.items():
         soundfile.write(folder / name, wave, RATE)
-    (folder / "demos.json").write_text(json.dumps({"step": step, "demos": demos}))
+    content = {"schema": 2, "step": step, "demos": demos, "data": DATA, "figures": []}
+    (folder / "demos.json").write_text(json.dumps(content))
     return folder
 
 

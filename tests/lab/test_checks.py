@@ -3,67 +3,21 @@ that is there for it, and by no other."""
 
 from __future__ import annotations
 
-from fractions import Fraction
-
-import numpy as np
+import lab_planted
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional
+from lab_planted import config, make_pack
 
 from partimento.cli.main import main
-from partimento.config import parse
 from partimento.errors import PartimentoError
-from partimento.lab.preflight import CHECKS, preflight
-from partimento.models.attention import SelfAttention
-from partimento.models.conditions import TagCondition
+from partimento.lab.preflight import CHECKS, model, preflight
 from partimento.models.decoder import CodeDecoder
-from partimento.models.layers import FeedForward
 from partimento.runs.run import Run
-from partimento.tokens.draw import Draw
-from partimento.tokens.places import Places
-from partimento.tokens.spec import CodecSpec
-from partimento.tokens.writer import PackWriter
-from partimento.training import optim
-from partimento.training.tasks import codes as codes_task
-
-SPEC = CodecSpec("fake", "0" * 64, 8000, Fraction(20), (12, 12, 12))
-
-
-def make_pack(path, *, still=False, copies=False, seed=3):
-    rng = np.random.default_rng(seed)
-    writer = PackWriter(path, SPEC)
-    shared = rng.integers(0, 12, (150, 3))
-    for number in range(8):
-        codes = rng.integers(0, 12, (200 + number, 3))
-        if copies:
-            codes[:150] = shared
-        if still:
-            codes[:150] = 0
-        writer.add(codes, clip=f"c{number}", tags=["piano"] if number % 2 else ["drums", "fast"])
-    writer.finish()
-    return path
 
 
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory):
     return make_pack(tmp_path_factory.mktemp("packs") / "pack")
-
-
-def config(pack, **overrides):
-    """section__key=value over a tiny model."""
-    tree = {
-        "family": "rvq",
-        "data": {"pack": str(pack), "window": 32},
-        "model": {"width": 32, "layers": 2, "heads": 2},
-        "optim": {"lr": 3e-3},
-        "train": {"device": "cpu"},
-        "demo": {"temperatures": []},
-    }
-    for name, value in overrides.items():
-        section, key = name.split("__")
-        tree.setdefault(section, {})[key] = value
-    return parse(tree)
 
 
 def called(checks, *states):
@@ -88,7 +42,10 @@ def test_a_healthy_configuration_passes(pack, tmp_path, overrides):
     found = preflight(config(pack, **overrides), runs=tmp_path / "runs")
     assert [check.name for check in found] == list(CHECKS)
     assert not called(found, "failed", "warn"), [check for check in found if check.status in ("failed", "warn")]
-    assert called(found, "skipped") <= {"resume", "demos", "guidance", "null condition"}
+    told = {"text", "frozen"} | (
+        {"words", "dropping", "guidance", "null condition"} if "model__tags" in overrides else set()
+    )
+    assert called(found, "skipped") == {"resume", "demos"} | told
     assert not list((tmp_path / "runs").iterdir())  # nothing is left behind
 
 
@@ -99,113 +56,20 @@ def test_it_changes_nothing_of_the_training(pack, tmp_path):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def planted(monkeypatch, name):
-    """Plants a fault in the program and returns the check that names it, and a word of what it says."""
-    if name == "every crop at frame 0":
-        define = Places.define
-        at_start = lambda self, index, attempt=0: (define(self, index, attempt)[0], np.zeros_like(index))  # noqa: E731
-        monkeypatch.setattr(Places, "define", at_start)
-        return "crops", "one place"
-    if name == "crops of another place":
-        grids = Draw._grids
-        monkeypatch.setattr(Draw, "_grids", lambda self, clip, start: grids(self, clip, np.maximum(0, start - 1)))
-        return "crops", "other codes"
-    if name == "epochs alike":
-        define = Places.define
-        monkeypatch.setattr(Places, "define", lambda self, index, attempt=0: define(self, index % self.slots, attempt))
-        return "crops", "two epochs"
-    if name == "wrong fan-in":
-        initialise = CodeDecoder.initialise
-
-        def xavier(self):
-            initialise(self)
-            for block in self.blocks:  # [D, H, E] taken for a convolution: fans D E and H E in place of H E and D
-                rows, width = block.attention.qkv.weight.shape
-                kernel = torch.empty(width, 3, rows // 3)
-                nn.init.xavier_uniform_(kernel)
-                with torch.no_grad():
-                    block.attention.qkv.weight.copy_(kernel.flatten(1).T)
-
-        monkeypatch.setattr(CodeDecoder, "initialise", xavier)
-        return "init", "blocks.attention.qkv.weight"
-    if name == "unused parameter":
-        build = CodeDecoder.__init__
-
-        def with_spare(self, shape):
-            build(self, shape)
-            self.spare = nn.Parameter(torch.randn(64, 64) * 0.02)
-
-        monkeypatch.setattr(CodeDecoder, "__init__", with_spare)
-        return "gradients", "spare"
-    if name == "frozen layer left trainable":
-        forward = FeedForward.forward
-
-        def frozen(self, x_BSD):
-            with torch.no_grad():
-                return forward(self, x_BSD)
-
-        monkeypatch.setattr(FeedForward, "forward", frozen)
-        return "gradients", "blocks.0.feedforward.down.weight"
-    if name == "bf16 moment":
-        slots = optim._adamw_slots
-        monkeypatch.setattr(
-            optim, "_adamw_slots", lambda parameter: slots(parameter) | {"exp_avg_sq": parameter.detach().bfloat16()}
-        )
-        return "types", "moment"
-    if name == "another null in training":
-        forward = TagCondition.forward
-        shift = lambda self, tags, keep: forward(self, tags, keep) + 0.1 * ~keep[:, None]  # noqa: E731
-        monkeypatch.setattr(TagCondition, "forward", shift)
-        return "null condition", "guidance's unconditional branch"
-    if name == "nothing mixes over time":
-        monkeypatch.setattr(SelfAttention, "forward", lambda self, x, *_: self.out(self.qkv(x)[..., : x.shape[-1]]))
-        return "receptive field", "1"
-    if name == "the mask shows the future":
-        attend = functional.scaled_dot_product_attention
-        monkeypatch.setattr(
-            functional,
-            "scaled_dot_product_attention",
-            lambda *args, **rest: attend(*args, **{**rest, "is_causal": False}),
-        )
-        return "causality", "earlier logits"
-    if name == "narrow heads":
-        shape = codes_task.decoder_config
-        monkeypatch.setattr(
-            codes_task,
-            "decoder_config",
-            lambda *args, **rest: type(made := shape(*args, **rest)).from_json(made.to_json() | {"head_width": 8}),
-        )
-        return "shape", "2 heads of 8"
-    raise AssertionError(name)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "every crop at frame 0",
-        "crops of another place",
-        "epochs alike",
-        "wrong fan-in",
-        "unused parameter",
-        "frozen layer left trainable",
-        "bf16 moment",
-        "another null in training",
-        "the mask shows the future",
-        "narrow heads",
-    ],
-)
+@pytest.mark.parametrize("name", lab_planted.BOTH)
 def test_a_fault_of_the_program_is_named(pack, tmp_path, monkeypatch, name):
-    check, word = planted(monkeypatch, name)
+    expected = lab_planted.BOTH[name](monkeypatch)
     found = preflight(config(pack), runs=tmp_path)
-    assert called(found, "failed", "warn") == {check}, [c for c in found if c.status in ("failed", "warn")]
-    assert word in one(found, check).found
-    assert one(found, check).remedy
+    assert called(found, "failed", "warn") == expected.keys(), [c for c in found if c.status in ("failed", "warn")]
+    for check, word in expected.items():
+        assert word in one(found, check).found and one(found, check).remedy
 
 
-def test_a_model_that_does_not_mix_over_time_is_named(pack, tmp_path, monkeypatch):
-    check, _ = planted(monkeypatch, "nothing mixes over time")
+@pytest.mark.parametrize("name", lab_planted.WITHOUT_QK_NORM)
+def test_a_model_that_does_not_mix_over_time_is_named(pack, tmp_path, monkeypatch, name):
+    expected = lab_planted.WITHOUT_QK_NORM[name](monkeypatch)
     found = preflight(config(pack, model__qk_norm=False), runs=tmp_path)
-    assert called(found, "failed", "warn") == {check}
+    assert called(found, "failed", "warn") == expected.keys()
 
 
 @pytest.mark.parametrize(
@@ -240,6 +104,12 @@ def test_a_loud_head_is_named(pack, tmp_path, monkeypatch):
     assert called(found, "failed") == {"init", "initial loss"}
 
 
+def test_a_model_that_is_small_for_its_data_is_named(pack, tmp_path, monkeypatch):
+    monkeypatch.setattr(model, "UNDERSIZED", 0.01)
+    found = preflight(config(pack), runs=tmp_path)
+    assert called(found, "failed", "warn") == {"capacity"} and "larger" in one(found, "capacity").remedy
+
+
 def test_a_layer_that_is_frozen_rightly_passes(pack, tmp_path, monkeypatch):
     build = CodeDecoder.__init__
 
@@ -251,6 +121,7 @@ def test_a_layer_that_is_frozen_rightly_passes(pack, tmp_path, monkeypatch):
     found = preflight(config(pack), runs=tmp_path)
     assert not called(found, "failed", "warn")
     assert "2 frozen" in one(found, "gradients").found
+    assert "2 frozen parameters are unchanged" in one(found, "frozen").found
 
 
 def test_guidance_that_is_asked_for_and_not_learned(pack, tmp_path):

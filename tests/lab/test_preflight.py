@@ -10,9 +10,10 @@ from partimento.errors import PartimentoError, explanations
 from partimento.lab import overfit as module
 from partimento.lab.overfit import compare
 from partimento.lab.preflight import overfit
-from partimento.models.conditions import TagCondition
+from partimento.models.conditions import Told
 from partimento.tokens.spec import CodecSpec
 from partimento.tokens.writer import PackWriter
+from partimento.training.player import Player
 
 SPEC = CodecSpec("fake", "0" * 64, 8000, Fraction(20), (12, 12, 12))
 
@@ -23,9 +24,18 @@ def pack(tmp_path):
     writer = PackWriter(tmp_path / "pack", SPEC)
     for number in range(6):
         codes = rng.integers(0, 12, (40 + number, 3)) if number else np.zeros((60, 3), int)
-        writer.add(codes, clip=f"c{number}", tags=["piano"] if number % 2 else ["drums", "fast"])
+        tags = ["piano"] if number % 2 else ["drums", "fast"]
+        writer.add(codes, clip=f"c{number}", tags=tags, caption="a clip" if number == 3 else None)
     writer.finish()
     return tmp_path / "pack"
+
+
+def dia(pack, **model):
+    tiny = {"width": 32, "layers": 2, "heads": 2, "text_width": 32, "text_layers": 1, "text_heads": 2, **model}
+    return parse({
+        "family": "dia", "data": {"pack": str(pack), "window": 32}, "model": tiny, "demo": {"temperatures": []},
+        "train": {"device": "cpu"},
+    })  # fmt: skip
 
 
 def config(pack, **model):
@@ -60,15 +70,35 @@ def test_it_repeats_itself_bit_for_bit(pack):
     assert (first.steps, first.loss) == (second.steps, second.loss)
 
 
-def test_another_null_condition_is_caught(pack, monkeypatch):
-    # Training drops to a learned vector, playing to zeros: the fault of system A.
-    def forward(self, tags_BG, keep_B):
-        return self.null_D.expand(len(tags_BG), -1) + 1
+@pytest.mark.parametrize(
+    "model", [{}, {"tag_tokens": False, "text_length": 24, "dropout": 0.2}, {"pattern": "flat", "null": "zeros"}]
+)
+def test_a_model_that_reads_text_gives_the_clip_back_for_its_words(pack, model):
+    result = overfit(dia(pack, **model), seconds=1.5, minutes=2)
+    assert result.equal == 1 and result.first_mismatch is None
+    assert result.clip != "c0" and result.words in ("drums, fast", "piano", "piano | a clip")
 
-    monkeypatch.setattr(TagCondition, "forward", forward)
+
+def test_it_repeats_itself_bit_for_bit_with_text(pack):
+    first, second = (overfit(dia(pack), seconds=1, minutes=2) for _ in range(2))
+    assert (first.steps, first.loss) == (second.steps, second.loss)
+
+
+@pytest.mark.parametrize("make", [config, dia])
+def test_another_condition_is_caught(pack, monkeypatch, make):
+    # Training tells one thing, playing another: the fault of system A.
+    told = Player.told
+
+    def other(self, words_B):
+        right, null = told(self, words_B)
+        condition = None if right.condition_BD is None else right.condition_BD + 1
+        memory = None if right.memory_BMD is None else -30 * right.memory_BMD
+        return Told(condition, memory, right.mask_BM), null
+
+    monkeypatch.setattr(Player, "told", other)
     monkeypatch.setattr(module, "TRIES", 2)
     with pytest.raises(PartimentoError) as err:
-        overfit(config(pack), seconds=1.5, minutes=2)
+        overfit(make(pack), seconds=1.5, minutes=2)
     assert err.value.code == "LAB002"
     assert err.value.context["result"]["first_mismatch"] is not None
     assert err.value.context["result"]["equal"] < 1

@@ -15,6 +15,7 @@ import soundfile
 from lab_fakes import finish_run, log_training, make_run, music, write_demos
 
 from partimento.errors import PartimentoError
+from partimento.lab import facts
 from partimento.lab import report as report_module
 from partimento.lab.report import report
 from partimento.runs.events import EventLog
@@ -80,9 +81,13 @@ def test_everything_is_in_it(finished):
         "Original",
         "Codec reconstruction",
         "Temperature 0.5",
-        "seed 0 · raw weights",
+        "Temperature 1 raw weights guidance 1",
         "techno, 128 bpm",
         "band-0007, first 2 s",
+        "a slow walk",
+        "mean of 8 held-out windows of the same length entropy 4.80 used 19 % repeats 6.2 % silent 12 %",
+        "T 0.5 · g 3",
+        "Entropy of what was played, per codebook",
         "repeats itself",
         "low coverage",
         "clipping",
@@ -108,7 +113,7 @@ def test_everything_is_in_it(finished):
 def test_ceiling_comes_first_and_temperatures_rise(finished):
     _, path = finished
     text = Page(path.read_text(encoding="utf-8")).text
-    order = ["Original", "Codec reconstruction", "Temperature 0 seed", "Temperature 0.5 seed", "Temperature 1 seed"]
+    order = ["Original", "Codec reconstruction", "Temperature 0 EMA", "Temperature 0.5 EMA", "Temperature 1 EMA"]
     places = [text.index(words) for words in order]
     assert places == sorted(places)
 
@@ -147,7 +152,7 @@ def test_no_torch_is_needed(run):
 
 
 def test_no_text_becomes_markup(tmp_path):
-    made = make_run(tmp_path, hypothesis=ATTACK, data={"pack": f"p{ATTACK}"}, demo={"tags": [ATTACK]})
+    made = make_run(tmp_path, hypothesis=ATTACK, data={"pack": f"p{ATTACK}"}, demo={"prompts": [ATTACK]})
     (made.path / "notes.md").write_text(f"# {ATTACK}")
     log = EventLog(made.events_path)
     log.append("note", 1, text=ATTACK)
@@ -158,13 +163,15 @@ def test_no_text_becomes_markup(tmp_path):
     entry = {
         "kind": "played",
         "file": "<marquee>a.flac",
-        "tags": [ATTACK],
-        "prompt": ATTACK,
+        "words": {"tags": [ATTACK], "text": ATTACK},
+        "weights": ATTACK,
         "temperature": 1.0,
         "seed": ATTACK,
+        "clip": ATTACK,
     }
+    continued = {**entry, "kind": "continuation", "prompt": ATTACK, "file": "none.flac"}
     missing = {"kind": ATTACK, "file": f"../../{ATTACK}.flac", "clip": ATTACK}
-    (folder / "demos.json").write_text(json.dumps({"demos": [entry, missing], "original_missing": ATTACK}))
+    (folder / "demos.json").write_text(json.dumps({"demos": [entry, continued, missing], "original_missing": ATTACK}))
     found = page(made)
     assert found.tags.count("script") == 1 and found.tags.count("img") == 1 and "marquee" not in found.tags
     assert not any(name.startswith("on") for _, name, _ in found.attributes)
@@ -213,7 +220,7 @@ def test_missing_and_broken_parts_of_demos_are_named(run, monkeypatch):
     assert "the file t0-ema.flac is missing" in found.text
     assert re.search(r"Nothing to hear: .*\(AUDIO\d{3}\)", found.text)
     assert "step-000000500/demos.json cannot be read" in found.text
-    assert "step-000000400 has no demos.json" in found.text
+    assert "step-000000400/demos.json cannot be read: it is missing" in found.text
     assert "step-000000700" not in found.text and "step 700" not in found.text
     assert found.tags.count("audio") == 7
 
@@ -312,3 +319,11 @@ def test_a_silent_demo_is_flagged_and_has_no_made_up_level(tmp_path):
     text = page(made).text
     assert "silent 100 %" in text and "loudness undefined" in text and "peak silent" in text
     assert "Temperature not recorded" in text and "weights not recorded" in text and "guidance not recorded" in text
+
+
+def test_what_was_trained_is_said_of_dia_and_of_published_weights(tmp_path) -> None:
+    """Their pattern may be none in the configuration, and with weights its sizes are not those of the model."""
+    made = facts.what(make_run(tmp_path / "a", family="dia"))
+    assert "6 layers of width 256, delay pattern" in made and "None" not in made
+    begun = facts.what(make_run(tmp_path / "b", family="dia", model={"weights": "w/musicgen"}))
+    assert begun == "A code model that began as the weights musicgen, trained on the pack band.pack"

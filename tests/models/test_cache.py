@@ -19,6 +19,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "learned": {"positions": "learned", "bias": True},
     "grouped": {"kv_heads": 2, "head_width": 6},
     "one": {"kv_heads": 1, "head_width": 16, "attention_scale": 1.0, "cross_width": 10, "tags": 3},
+    "turned": {"cross_width": 10, "cross_heads": 2, "cross_head_width": 6, "cross_attention_rope": True},
 }
 
 
@@ -110,7 +111,7 @@ def test_a_static_cache_of_another_type_than_the_activations() -> None:
     assert (got - forced).norm() / forced.norm() < 0.05
 
 
-@pytest.mark.parametrize("name", ["rotary", "learned", "one"])
+@pytest.mark.parametrize("name", ["rotary", "learned", "one", "turned"])
 def test_steps_are_one_program(name: str) -> None:
     """Recorded whole, with no break in the graph; the second shape (a prefill) is the second program, and the last."""
     decoder = tiny(**VARIANTS[name])

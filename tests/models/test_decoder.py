@@ -18,6 +18,7 @@ VARIANTS = {
     "grouped": {"kv_heads": 2, "head_width": 6},
     "dia": {"kv_heads": 1, "head_width": 16, "qk_norm": False, "attention_scale": 1.0, "cross_width": 10},
     "cross": {"cross_width": 10, "cross_kv_heads": 2, "norm": "layer"},
+    "turned": {"cross_width": 10, "cross_heads": 2, "cross_head_width": 6, "cross_attention_rope": True},
 }
 
 
@@ -223,6 +224,10 @@ def test_config_resolves_goes_to_json_and_back() -> None:
         {"layers": 0},
         {"dropout": 1.0},
         {"width": 36, "heads": 4, "head_width": 7},
+        {"kv_heads": 0},
+        {"cross_heads": 0},
+        {"cross_heads": 4, "cross_kv_heads": 3},
+        {"positions": "learned", "cross_head_width": 5, "cross_attention_rope": True},
     ],
 )
 def test_impossible_configurations(wrong: dict) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from slow_text_model import normed, turned
 
 from partimento.models.attention import SelfAttention
 from partimento.models.decoder import CodeDecoder, DecoderConfig
@@ -114,17 +115,3 @@ def test_self_attention_with_qk_norm_against_the_formula(kv_heads: int, scale: f
     expected = mixed @ attention.out.weight.T + attention.out.bias
     # The norm and the rotary table are float32 by design.
     torch.testing.assert_close(got[0], expected, rtol=1e-5, atol=1e-5)
-
-
-def normed(x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
-    return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * gain
-
-
-def turned(x: torch.Tensor, start: int, theta: float) -> torch.Tensor:
-    """Each pair (x_i, x_{i + half}) as a complex number times exp(i p theta^(-2i/E))."""
-    half = x.shape[-1] // 2
-    position = torch.arange(start, start + len(x), dtype=torch.float64)[:, None]
-    frequency = theta ** (-2 * torch.arange(half, dtype=torch.float64) / x.shape[-1])
-    turn = torch.polar(torch.ones(1, dtype=torch.float64), position * frequency)
-    number = torch.complex(x[:, :half], x[:, half:]) * turn
-    return torch.cat([number.real, number.imag], -1)

@@ -4,53 +4,29 @@ import math
 
 import pytest
 import torch
+from tiny_decoders import PATTERNS, SPECIALS, K, Rigged, V, tiny
 from torch import Tensor
 
 from partimento.errors import PartimentoError
-from partimento.models.cache import GrowingCache
-from partimento.models.decoder import CodeDecoder, DecoderConfig
+from partimento.models.conditions import Told
+from partimento.models.decoder import CodeDecoder
 from partimento.sampling.generate import generate, window_start, window_starts
-from partimento.sampling.guidance import Told
+from partimento.sampling.guidance import Guidance
 from partimento.sampling.rules import Noise, Rules, draw
-from partimento.sampling.sheet import Sheet
+from partimento.sampling.sheet import FREE, Ending, Sheet
 from partimento.sampling.static import StaticSteps, write_static
 from partimento.tokens.patterns import NO_FRAME, Pattern, apply
 from partimento.tokens.spec import Specials
 
-K, V, FRAMES = 3, 13, 14
-SPECIALS = Specials.after(V)
-PATTERNS = {
-    "delay": Pattern.named("delay", K),
-    "parallel": Pattern.named("parallel", K),
-    "flat": Pattern.named("flat", K),
-    "dia": Pattern.named("dia", K),
-    "random": Pattern((2, 0, 5)),
-    "sparse": Pattern((0, 1, 1), stride=4),
-}
+FRAMES = 14
 MODELS = {
     "default": {},
     "musicgen": {"norm": "layer", "activation": "gelu", "positions": "sinusoidal", "qk_norm": False},
     "learned": {"positions": "learned", "bias": True},
     "dia": {"kv_heads": 1, "head_width": 16, "qk_norm": False, "attention_scale": 0.5},
 }
+NEVER = Ending(eos="never")
 SAMPLED = Rules(temperature=0.9, top_k=8, top_p=0.95)
-
-
-def tiny(specials: Specials = SPECIALS, cls: type[CodeDecoder] = CodeDecoder, **changes) -> CodeDecoder:
-    torch.manual_seed(0)
-    sizes = {
-        "codebooks": K,
-        "rows": specials.rows,
-        "outputs": V + (specials.eos is not None),
-        "width": 32,
-        "layers": 2,
-        "heads": 4,
-        "max_positions": 256,
-    }
-    decoder = cls(DecoderConfig(**{**sizes, **changes}))
-    for parameter in decoder.parameters():
-        torch.nn.init.normal_(parameter, std=0.25)
-    return decoder.eval()
 
 
 def slow_loop(decoder, pattern, specials, frames, seeds, rules, context, prompt=None, stops=True):
@@ -134,7 +110,7 @@ def test_greedy_playing_equals_teacher_forcing(name: str, model: str) -> None:
         seeds=[0],
         rules=Rules(temperature=0.0),
         context=250,
-        stop_at_eos=False,
+        ending=NEVER,
     )
     assert played.codes_TK.shape == (more, K) and not played.ended
     rows = pattern.steps(FRAMES, ends=False)
@@ -152,7 +128,7 @@ def test_greedy_playing_equals_teacher_forcing(name: str, model: str) -> None:
         seeds=[0],
         rules=Rules(temperature=0.0),
         context=250,
-        stop_at_eos=False,
+        ending=NEVER,
     )
     assert torch.equal(fewer.codes_TK, played.codes_TK[:FRAMES]), "a shorter result is the beginning of a longer one"
 
@@ -172,7 +148,7 @@ def test_continuing_a_beginning_gives_the_same_music(name: str, context: int) ->
             rules=SAMPLED,
             context=context,
             prompt_BTK=prompt,
-            stop_at_eos=False,
+            ending=NEVER,
         )[0].codes_TK
 
     whole = play(None)
@@ -185,9 +161,7 @@ def test_seeds_and_batches() -> None:
     decoder, pattern = tiny(), PATTERNS["delay"]
 
     def play(seeds: list[int]) -> list[Tensor]:
-        made = generate(
-            decoder, pattern, SPECIALS, frames=40, seeds=seeds, rules=Rules(), context=30, stop_at_eos=False
-        )
+        made = generate(decoder, pattern, SPECIALS, frames=40, seeds=seeds, rules=Rules(), context=30, ending=NEVER)
         return [item.codes_TK for item in made]
 
     together = play([5, 6, 7])
@@ -198,34 +172,18 @@ def test_seeds_and_batches() -> None:
     assert torch.equal(again[0], together[2]) and torch.equal(again[1], again[3])
 
 
-def filled(cache) -> int:
-    return cache.length if isinstance(cache, GrowingCache) else int(cache.length_1)
-
-
-class Rigged(CodeDecoder):
-    """Wants EOS in book 0 (and everywhere else) exactly where frame `at` of book 0 stands."""
-
-    at, pattern = 6, PATTERNS["delay"]
-
-    def forward(self, grid_BSK: Tensor, *, cache=None, last=False, **extra) -> Tensor:  # type: ignore[override]
-        logits = super().forward(grid_BSK, cache=cache, last=last, **extra)
-        predicts = grid_BSK.shape[1] if cache is None else filled(cache)  # the next row (nothing slides here)
-        logits[..., V] = 50.0 if predicts == self.pattern.step_of(self.at, 0) else -50.0
-        return logits
-
-
 @pytest.mark.parametrize("name", ["delay", "parallel", "flat", "dia", "random"])
 @pytest.mark.parametrize("at", [0, 1, 6, 13, 14])
 @pytest.mark.parametrize("given", [0, 6])
 @pytest.mark.parametrize("static", [False, True])
 def test_eos_ends_an_item_at_its_frame(name: str, at: int, given: int, static: bool) -> None:
     decoder, pattern = tiny(cls=Rigged), PATTERNS[name]
-    decoder.at, decoder.pattern = at, pattern
+    decoder.at, decoder.pattern = (at,), pattern
     prompt = torch.randint(0, V, (2, given, K))
     request = {"frames": FRAMES, "seeds": [1, 2], "rules": Rules(), "context": 250, "prompt_BTK": prompt}
     request["static"] = static
     played = generate(decoder, pattern, SPECIALS, **request)
-    never = generate(decoder, pattern, SPECIALS, **request, stop_at_eos=False)
+    never = generate(decoder, pattern, SPECIALS, **request, ending=NEVER)
     # An EOS at the first frame, or inside the prompt, cannot be drawn.
     ends = 0 < at < FRAMES and at >= given
     for item, endless in zip(played, never, strict=True):
@@ -240,17 +198,10 @@ def test_eos_ends_an_item_at_its_frame(name: str, at: int, given: int, static: b
 
 @pytest.mark.parametrize("static", [False, True])
 def test_items_of_a_batch_end_each_at_its_own_time(static: bool) -> None:
-    class Each(Rigged):
-        def forward(self, grid_BSK, *, cache=None, last=False, **extra):  # type: ignore[override]
-            logits = CodeDecoder.forward(self, grid_BSK, cache=cache, last=last, **extra)
-            logits[..., V] = -50.0
-            for item, at in enumerate((3, 50, 9)):
-                if filled(cache) == self.pattern.step_of(at, 0):
-                    logits[item, ..., V] = 50.0
-            return logits
-
+    decoder = tiny(cls=Rigged)
+    decoder.at = (3, 50, 9)
     request = {"frames": 30, "seeds": [1, 2, 3], "rules": Rules(), "context": 250, "static": static}
-    played = generate(tiny(cls=Each), PATTERNS["delay"], SPECIALS, **request)
+    played = generate(decoder, PATTERNS["delay"], SPECIALS, **request)
     assert [(len(item.codes_TK), item.ended) for item in played] == [(3, True), (30, False), (9, True)]
     assert all(item.codes_TK.max() < V for item in played)
 
@@ -302,10 +253,10 @@ def test_guidance_is_two_forwards_mixed(static: bool) -> None:
             seeds=[1, 2],
             rules=Rules(temperature=0.0),
             context=200,
-            condition_BD=given,
-            null_BD=null,
-            guidance=scale,
-            stop_at_eos=False,
+            told=Told(given),
+            null=Told(null),
+            guidance=Guidance(scale),
+            ending=NEVER,
             static=static,
         )
         return [item.codes_TK for item in made]
@@ -335,17 +286,15 @@ def test_a_memory_is_read_at_every_step(scale: float, null: str, static: bool) -
     null_memory = null_mask = None
     if null == "given":
         null_memory, null_mask = torch.randn(2, 5, 10), torch.tensor([[True, False, False, False, False]] * 2)
-    request = {"frames": FRAMES, "seeds": [1, 2], "rules": Rules(temperature=0.0), "context": 200, "stop_at_eos": False}
+    request = {"frames": FRAMES, "seeds": [1, 2], "rules": Rules(temperature=0.0), "context": 200, "ending": NEVER}
     played = generate(
         decoder,
         pattern,
         SPECIALS,
         **request,
-        memory_BMD=memory,
-        memory_mask_BM=mask,
-        null_memory_BMD=null_memory,
-        null_memory_mask_BM=null_mask,
-        guidance=scale,
+        told=Told(memory_BMD=memory, mask_BM=mask),
+        null=Told(memory_BMD=null_memory, mask_BM=null_mask),
+        guidance=Guidance(scale),
         static=static,
     )
     plain = generate(decoder, pattern, SPECIALS, **request)
@@ -377,7 +326,7 @@ def test_entropy_is_that_of_teacher_forcing(static: bool) -> None:
         rules=SAMPLED,
         context=200,
         prompt_BTK=torch.zeros(1, 4, K, dtype=torch.long),
-        stop_at_eos=False,
+        ending=NEVER,
         static=static,
     )
     grid = apply(played.codes_TK[None], pattern, SPECIALS, ends=False)
@@ -403,13 +352,21 @@ def test_a_static_playing_has_two_shapes(name: str, given: int) -> None:
     decoder = tiny(cls=Counted)
     decoder.shapes = []
     prompt = torch.randint(0, V, (1, given, K))
-    request = {"frames": 2 * FRAMES, "seeds": [1], "rules": SAMPLED, "context": 9, "stop_at_eos": False}
+    request = {"frames": 2 * FRAMES, "seeds": [1], "rules": SAMPLED, "context": 9, "ending": NEVER}
     generate(decoder, PATTERNS[name], SPECIALS, **request, prompt_BTK=prompt, static=True)
     assert len(set(decoder.shapes)) == 2 and decoder.shapes.count((1, 1, K)) > len(decoder.shapes) / 2
 
 
-@pytest.mark.parametrize("rules", [Rules(temperature=0.0), SAMPLED], ids=["greedy", "sampled"])
-def test_the_whole_step_is_one_program(rules: Rules) -> None:
+@pytest.mark.parametrize(
+    ("rules", "guidance", "ending"),
+    [
+        (Rules(temperature=0.0), Guidance(2.0), FREE),
+        (SAMPLED, Guidance(2.0, "filter", 5, "linear"), Ending("argmax", "end")),
+        (Rules(min_p=0.1), Guidance(2.0, end=0.5), Ending("never", "special")),
+    ],
+    ids=["greedy", "filter", "interval"],
+)
+def test_the_whole_step_is_one_program(rules: Rules, guidance: Guidance, ending: Ending) -> None:
     """Guidance, rules, noise, entropy, EOS and all: recorded without a break, and never again after the first."""
     decoder, pattern, programs = tiny(tags=4), PATTERNS["delay"], []
     condition = torch.randn(2, 32)
@@ -421,15 +378,15 @@ def test_the_whole_step_is_one_program(rules: Rules) -> None:
         return module.forward
 
     prompt = torch.randint(0, V, (2, 7, K))
-    sheet = Sheet(pattern, SPECIALS, frames=frames, prompt_BTK=prompt, cardinality=V, stops=True, device=device)
+    sheet = Sheet(pattern, SPECIALS, frames=frames, prompt_BTK=prompt, cardinality=V, ending=ending, device=device)
     starts = window_starts(sheet.first, sheet.steps, context)
     assert len(starts) > 3
     with torch.no_grad():
         told = Told(condition).followed_by(Told(null))
         noise = Noise([1, 2], K, device)
-        steps = StaticSteps(decoder, sheet, rules, noise, told, starts=starts, context=context, guidance=2.0)
+        steps = StaticSteps(decoder, sheet, rules, noise, told, starts=starts, context=context, guidance=guidance)
         steps.step = torch.compile(steps.step, backend=count, fullgraph=True, dynamic=False)
-        write_static(steps, lambda step: len(programs) > 1)
+        write_static(steps, lambda step: len(programs) > 1, steps.step)
     assert len(programs) == 1
     played = generate(
         decoder,
@@ -440,9 +397,10 @@ def test_the_whole_step_is_one_program(rules: Rules) -> None:
         rules=rules,
         context=context,
         prompt_BTK=prompt,
-        condition_BD=condition,
-        null_BD=null,
-        guidance=2.0,
+        told=Told(condition),
+        null=Told(null),
+        guidance=guidance,
+        ending=ending,
     )
     for item, (frames, ended) in enumerate(sheet.ends()):
         assert torch.equal(sheet.codes(item, frames), played[item].codes_TK) and ended == played[item].ended
@@ -458,7 +416,7 @@ def test_the_musicgen_preset_has_no_end() -> None:
 
 def test_dropout_is_off_and_the_mode_restored_and_codes_can_be_trained_on() -> None:
     decoder = tiny(dropout=0.5).train()
-    request = {"frames": 8, "seeds": [3], "rules": Rules(), "context": 200, "stop_at_eos": False}
+    request = {"frames": 8, "seeds": [3], "rules": Rules(), "context": 200, "ending": NEVER}
     (first,) = generate(decoder, PATTERNS["delay"], SPECIALS, **request)
     assert decoder.training
     assert torch.equal(first.codes_TK, generate(decoder.eval(), PATTERNS["delay"], SPECIALS, **request)[0].codes_TK)
@@ -479,7 +437,9 @@ def test_requests_that_cannot_be_played() -> None:
         ({"prompt_BTK": prompt[:, :2].expand(2, -1, -1)}, "SAMPLE001"),
         ({"prompt_BTK": prompt[:, :2] + V}, "TOKEN002"),
         ({"prompt_BTK": prompt[:, :2] - 1}, "TOKEN002"),
-        ({"guidance": 2.0}, "SAMPLE002"),
+        ({"guidance": Guidance(2.0)}, "SAMPLE002"),
+        ({"told": Told(torch.zeros(2, 32))}, "SAMPLE001"),
+        ({"null": Told(memory_BMD=torch.zeros(3, 2, 32))}, "SAMPLE001"),
     ):
         with pytest.raises(PartimentoError) as caught:
             generate(decoder, pattern, SPECIALS, **{**good, **changes})

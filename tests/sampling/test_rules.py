@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from partimento.errors import PartimentoError
-from partimento.sampling.guidance import Told, check_guidance, guide
 from partimento.sampling.rules import Noise, Rules, draw, probabilities
 
 
@@ -26,14 +25,18 @@ def brute_force(logits: np.ndarray, rules: Rules) -> np.ndarray:
             if total >= rules.top_p:
                 break
         p = kept / kept.sum()
+    if rules.min_p:
+        p = np.array([value if value >= rules.min_p * p.max() else 0.0 for value in p])
+        p /= p.sum()
     return p
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
 @pytest.mark.parametrize("top_k", [0, 1, 3, 40, 100])
 @pytest.mark.parametrize("top_p", [1.0, 0.9, 0.5, 1e-6])
-def test_against_brute_force(temperature: float, top_k: int, top_p: float) -> None:
-    rules = Rules(temperature, top_k, top_p)
+@pytest.mark.parametrize("min_p", [0.0, 0.1, 0.7, 1.0])
+def test_against_brute_force(temperature: float, top_k: int, top_p: float, min_p: float) -> None:
+    rules = Rules(temperature, top_k, top_p, min_p)
     logits = 3 * torch.randn(4, 5, 40, generator=torch.Generator().manual_seed(top_k))
     logits[0, 0, 7] = -torch.inf  # a banned id
     got = probabilities(logits, rules)
@@ -53,6 +56,36 @@ def test_top_p_keeps_the_first_over_the_threshold() -> None:
 
 def test_top_k_keeps_ties_of_the_last() -> None:
     assert probabilities(torch.tensor([1.0, 0, 0, -1]), Rules(top_k=2)).count_nonzero() == 3
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "rules", [Rules(0.7, 9, 0.8, 0.05), Rules(1.3, 0, 0.95, 0.2), Rules(2.0, 25), Rules(min_p=0.1)]
+)
+def test_against_the_warpers_of_transformers(rules: Rules, seed: int) -> None:
+    """In the order in which their `generate` applies them. Tolerance: float32 rounding, 1e-6."""
+    warpers = pytest.importorskip("transformers").generation.logits_process
+    scores = 4 * torch.randn(64, 50, generator=torch.Generator().manual_seed(seed))
+    expected = warpers.TemperatureLogitsWarper(rules.temperature)(None, scores) if rules.temperature != 1 else scores
+    if rules.top_k:
+        expected = warpers.TopKLogitsWarper(rules.top_k)(None, expected)
+    if rules.top_p < 1:
+        expected = warpers.TopPLogitsWarper(rules.top_p)(None, expected)
+    if rules.min_p:
+        expected = warpers.MinPLogitsWarper(rules.min_p)(None, expected)
+    got = probabilities(scores, rules)
+    assert torch.equal(got > 0, expected > -torch.inf)
+    assert (got > 0).sum() < got.numel() / 1.5
+    torch.testing.assert_close(got, expected.softmax(-1), rtol=0, atol=1e-6)
+
+
+def test_min_p_is_relative_to_the_likeliest() -> None:
+    p = torch.tensor([0.5, 0.25, 0.2, 0.05])
+    torch.testing.assert_close(probabilities(p.log(), Rules(min_p=0.45)), torch.tensor([2 / 3, 1 / 3, 0, 0]))
+    # After top-k and top-p, whichever of the rules is the strictest decides.
+    assert probabilities(p.log(), Rules(top_k=1, min_p=0.1)).count_nonzero() == 1
+    assert probabilities(p.log(), Rules(top_p=0.99, min_p=0.45)).count_nonzero() == 2
+    assert probabilities(torch.tensor([1.0, 1.0, 0.9]), Rules(min_p=1.0)).count_nonzero() == 2
 
 
 def test_tiny_temperature_is_the_argmax_without_overflow() -> None:
@@ -84,22 +117,30 @@ def test_noise_belongs_to_the_item() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}]
+    "wrong",
+    [
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"top_p": float("nan")},
+        {"min_p": -0.1},
+        {"min_p": 1.5},
+        {"min_p": float("nan")},
+    ],
 )
 def test_rules_out_of_range(wrong: dict) -> None:
     with pytest.raises(PartimentoError, match="SAMPLE001"):
         Rules(**wrong)
 
 
-def test_guidance_convention() -> None:
-    conditional, null = torch.tensor([1.0, 5.0]), torch.tensor([3.0, 1.0])
-    assert torch.equal(guide(conditional, null, 1.0), conditional)
-    assert torch.equal(guide(conditional, null, 0.0), null)
-    torch.testing.assert_close(guide(conditional, null, 3.0), null + 3 * (conditional - null))
-    nothing, told = Told(), Told(torch.ones(1, 2))
-    check_guidance(1.0, nothing, nothing)
-    check_guidance(2.0, told, told)
-    check_guidance(2.0, Told(memory_BMD=torch.ones(1, 2, 3)), nothing)  # its null reads nothing
-    for given in ((nothing, nothing), (told, nothing), (nothing, told)):
-        with pytest.raises(PartimentoError, match="SAMPLE002"):
-            check_guidance(2.0, *given)
+@pytest.mark.parametrize("rules", [Rules(), Rules(0.0), Rules(0.7, 3, 0.9, 0.1)])
+def test_logits_that_are_no_numbers_give_no_code(rules: Rules) -> None:
+    logits = torch.zeros(1, 4, 5)
+    logits[0, 0, 2] = torch.nan
+    logits[0, 1] = -torch.inf
+    logits[0, 2, 1] = torch.inf
+    assert draw(logits, rules, torch.full((1, 4), 0.3))[0, :3].tolist() == [5, 5, 5]
+    assert draw(logits, rules, torch.full((1, 4), 0.3))[0, 3] < 5

@@ -15,6 +15,7 @@ from partimento.tokens.pack import Pack
 from partimento.tokens.patterns import Pattern, apply
 from partimento.tokens.select import Selection
 from partimento.tokens.spec import CodecSpec, Specials
+from partimento.tokens.writer import PackWriter
 
 SPECIALS = Specials.after(16)
 PATTERN = Pattern.named("delay", 3)
@@ -312,3 +313,48 @@ def test_a_pack_of_damaged_clips_is_not_drawn_from_for_ever(tmp_path):
         draw(Pack.open(tmp_path, corrupt_budget=10)).batch(range(4))
     with pytest.raises(PartimentoError, match="PACK050"):
         draw(Pack.open(tmp_path, corrupt_budget=10), split="valid").fixed(4)
+
+
+def test_words_of_an_item_are_its_tags_and_its_caption(tmp_path):
+    writer = PackWriter(tmp_path / "pack", SPEC)
+    told = [(["fast"], "a caption"), (["slow"], ""), ([], "only a caption"), ([], "")] * 8
+    for number, (tags, caption) in enumerate(told):
+        codes_TK = np.full((60, SPEC.codebooks), number % 7)
+        writer.add(codes_TK, clip=f"{number}.wav", tags=tags, caption=caption or None)
+    pack = writer.finish()
+
+    def drawn(**changes):
+        one = draw(pack, tag_dropout=0.0, **changes)
+        batch = one.batch(range(2000))
+        return one, batch, [told[int(pack.clips.clip[clip].split(".")[0])] for clip, _ in batch.items]
+
+    for words, has in (
+        ("both", lambda tags, caption: bool(tags or caption)),
+        ("tags", lambda tags, caption: bool(tags)),
+        ("caption", lambda tags, caption: bool(caption)),
+    ):
+        one, batch, items = drawn(words=words)
+        for got, keep, (tags, caption) in zip(batch.words_B, batch.keep_B.tolist(), items, strict=True):
+            assert got.tags == (() if words == "caption" else tuple(tags))
+            assert got.text == ("" if words == "tags" else caption)
+            assert not keep or has(tags, caption)
+        told_share = np.mean([has(*item) for item in items])
+        assert abs(batch.null_share - (1 - told_share * 0.7)) < 0.03
+        assert abs(one.expected_null_share - batch.null_share) < 0.04
+    whole, dropped = drawn(words="both")[1:], drawn(words="both", caption_dropout=0.5)[1:]
+    both = [i for i, (tags, caption) in enumerate(whole[1]) if tags and caption]
+    assert 0.4 < np.mean([dropped[0].words_B[i].text == "" for i in both]) < 0.6
+    alone = [i for i, (tags, caption) in enumerate(whole[1]) if caption and not tags]
+    assert all(dropped[0].words_B[i].text for i in alone), "a caption that is all there is stays"
+    assert torch.equal(whole[0].keep_B, dropped[0].keep_B)
+
+
+def test_a_share_of_the_windows_begins_with_the_clip(pack):
+    plain, begun = draw(pack), draw(pack, begin_share=0.5)
+    clips, starts = plain.places(np.arange(4000))
+    same_clips, more = begun.places(np.arange(4000))
+    assert np.array_equal(clips, same_clips)
+    moved = starts != more
+    assert not more[moved].any(), "those that moved begin with the clip, all others are where they were"
+    elsewhere = starts > 0
+    assert abs(np.mean(more[elsewhere] == 0) - 0.5) < 0.03

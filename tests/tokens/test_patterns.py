@@ -135,6 +135,8 @@ def test_names():
     assert Pattern.named("delay", 4).delays == (0, 1, 2, 3)
     assert Pattern.named("dia", 9).delays == (0, 8, 9, 10, 11, 12, 13, 14, 15)
     assert Pattern.named("parallel", 2) == Pattern((0, 0))
+    assert Pattern.named("delay", 5, (3, 2)).delays == (0, 1, 2, 0, 1), "again in each channel"
+    assert Pattern.named("dia", 18, (9, 9)).delays == (0, *range(8, 16)) * 2
     assert Pattern.named([0, 0, 1, 1], 4) == Pattern((0, 0, 1, 1))
     for bad, K in (("delays", 4), ([0, 1], 3), ([0, -1], 2), ([], 0)):
         with pytest.raises(PartimentoError, match="TOKEN001"):

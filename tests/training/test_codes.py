@@ -11,43 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from codes_toy import SPEC, ToyCodec, config, task, write_pack
 from torch.nn import functional
 
-from partimento import commit
-from partimento.audio import files
-from partimento.codecs.codec import decode_whole
-from partimento.config import RvqConfig, parse
 from partimento.errors import PartimentoError
 from partimento.runs import checkpoint
 from partimento.runs.events import curve, read_events
-from partimento.sampling import probe
 from partimento.sampling.rules import Rules
 from partimento.tokens import counting
 from partimento.tokens.edits import edit
 from partimento.tokens.pack import Pack
 from partimento.tokens.spec import CodecSpec
-from partimento.tokens.writer import PackWriter
-from partimento.training.ema import judged
 from partimento.training.engine import train
 from partimento.training.player import Player
-from partimento.training.tasks.codes import CodesTask
-
-SPEC = CodecSpec("toy", "ab" * 32, 8000, Fraction(50), (16, 16, 16))
-
-
-class ToyCodec:
-    """Each frame sounds as a level that follows its first code."""
-
-    context_frames = 0
-
-    def __init__(self, spec: CodecSpec = SPEC) -> None:
-        self.spec = spec
-
-    def encode(self, wave_BCN: torch.Tensor) -> torch.Tensor:
-        raise AssertionError("demos decode only")
-
-    def decode(self, codes_BTK: torch.Tensor) -> torch.Tensor:
-        return (codes_BTK[:, None, :, 0].float() / 16).repeat_interleave(160, dim=-1)
 
 
 @pytest.fixture(autouse=True)
@@ -59,45 +35,9 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> Any:
     torch.set_num_threads(before)
 
 
-def write_pack(folder: Path, *, seed: int = 0, tags: bool = True) -> Path:
-    """Twelve clips of a noisy cycle: predictable from the frame before, not from counts alone."""
-    rng = np.random.default_rng(seed)
-    writer = PackWriter(folder, SPEC)
-    for clip in range(12):
-        frames = int(rng.integers(150, 320))
-        walk = (np.arange(frames) * (1 + clip % 2) + rng.integers(0, 12)) % 12
-        codes_TK = np.stack([walk, (walk + 3) % 12, (walk * 5) % 12], axis=1)
-        noise = rng.random(codes_TK.shape) < 0.1
-        codes_TK[noise] = rng.integers(0, 12, int(noise.sum()))
-        writer.add(codes_TK, clip=f"clip{clip}.wav", tags=["fast" if clip % 2 else "slow"] if tags else [])
-    writer.finish()
-    return folder
-
-
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pack(tmp_path_factory.mktemp("data") / "pack")
-
-
-def config(pack: Path, **sections: dict[str, Any]) -> RvqConfig:
-    tree: dict[str, Any] = {
-        "family": "rvq",
-        "data": {"pack": str(pack), "window": 32, "tag_dropout": 0.1},
-        "model": {"width": 32, "layers": 2, "heads": 2, "dropout": 0.1},
-        "optim": {"batch": 4, "lr": 0.01, "warmup": 5, "ema": 0.9},
-        "train": {"steps": 8, "valid_every": 4, "save_every": 4, "log_every": 2, "valid_items": 10, "device": "cpu"},
-        "demo": {"seconds": 1.0, "seeds": [0, 1]},
-    }
-    for name, values in sections.items():
-        tree[name] |= values
-    made = parse(tree)
-    assert isinstance(made, RvqConfig)
-    return made
-
-
-def task(pack: Path, **sections: dict[str, Any]) -> CodesTask:
-    torch.manual_seed(0)
-    return CodesTask(config(pack, **sections), torch.device("cpu"))
 
 
 def test_a_model_of_a_cycle_beats_both_baselines(pack: Path, tmp_path: Path) -> None:
@@ -246,13 +186,6 @@ def test_another_codec_is_refused_before_the_training(
     assert not list(tmp_path.glob("*rvq*")), "no run is begun that cannot end"
 
 
-def test_an_unknown_demo_tag_is_told_before_the_training(pack: Path, tmp_path: Path) -> None:
-    with pytest.raises(PartimentoError, match="TOKEN003"):
-        train(config(pack, demo={"tags": ["fats"]}), runs=tmp_path)
-    with pytest.raises(PartimentoError, match="TOKEN003"):
-        train(config(pack, model={"tags": False}, demo={"tags": ["fast"]}), runs=tmp_path)
-
-
 def test_a_window_longer_than_every_clip_is_told(pack: Path, tmp_path: Path) -> None:
     with pytest.raises(PartimentoError, match="PACK007"):
         train(config(pack, data={"window": 1000}), runs=tmp_path)
@@ -263,100 +196,13 @@ def test_an_untagged_pack_trains_unconditionally(tmp_path: Path) -> None:
     run = train(config(bare, train={"steps": 2}, demo={"seconds": 0.2}), runs=tmp_path)
     events = read_events(run.events_path)
     assert curve(events, "train", "null_share") == []
-    assert checkpoint.load(checkpoint.newest(run.checkpoints_path), ()).state["description"]["tags"] == []
+    assert checkpoint.load(checkpoint.newest(run.checkpoints_path), ()).state["description"]["words"]["tags"] == []
 
 
 @pytest.mark.parametrize("pattern", ["flat", "parallel", [0, 2, 5]])
 def test_every_pattern_trains_and_plays(pack: Path, tmp_path: Path, pattern: Any) -> None:
     run = train(config(pack, model={"pattern": pattern}, train={"steps": 2}, demo={"seconds": 0.3}), runs=tmp_path)
     assert (run.demos_path / "step-000000002" / "demos.json").exists()
-
-
-def test_demos_hold_what_the_report_shows(pack: Path, tmp_path: Path) -> None:
-    recordings = tmp_path / "recordings"
-    demo = {"tags": ["fast"], "recordings": str(recordings)}
-    probe_task = task(pack)
-    name = probe_task.pack.clips.clip[probe_task._demos.clip]
-    wave_CN = np.zeros((2, 16000), dtype=np.float32)
-    recordings.mkdir()
-    files.write(recordings / name, wave_CN, 8000)
-    run = train(config(pack, demo=demo), runs=tmp_path)
-    (folder,) = run.demos_path.iterdir()
-    told = json.loads((folder / "demos.json").read_text())
-    assert told["step"] == 8 and "is not the file that was encoded" in told["original_missing"]
-    entries = told["demos"]
-    played = [(e["weights"], e["temperature"], e["seed"]) for e in entries if e["kind"] == "played"]
-    expected = {("ema", 0.0, 0), ("ema", 0.5, 0), ("ema", 0.5, 1), ("ema", 1.0, 0), ("ema", 1.0, 1), ("raw", 1.0, 0)}
-    assert set(played) == expected | {("raw", 1.0, 1)} and len(played) == 7
-    assert sorted(e["kind"] for e in entries if e["kind"] != "played") == ["continuation", "reconstruction"]
-    for entry in entries:
-        audio = files.read(folder / entry["file"])
-        assert audio.sample_rate == 8000 and audio.wave_CN.shape[-1] == entry["frames"] * 160
-        metrics = entry["metrics"]
-        assert len(metrics["entropy_K"]) == len(metrics["coverage_K"]) == len(metrics["repetition"]) == 3
-        assert (
-            metrics["peak"] == pytest.approx(float(np.abs(audio.wave_CN).max()), abs=1e-4) and metrics["clipped"] == 0
-        )
-    assert {f.name for f in folder.iterdir()} == {e["file"] for e in entries} | {"demos.json"}
-    (continuation,) = [e for e in entries if e["kind"] == "continuation"]
-    assert continuation["prompt"] == f"{name}, first 2.0 s" and continuation["frames"] > 100
-    # Its beginning is the recording's.
-    codes_TK = probe_task.pack.read(probe_task._demos.clip, 0, 100)
-    begin = files.read(folder / continuation["file"]).wave_CN[:, :16000]
-    np.testing.assert_allclose(begin, decode_whole(ToyCodec(), codes_TK), atol=1e-4)
-
-
-def test_metrics_of_a_continuation_are_of_what_was_played(pack: Path, tmp_path: Path) -> None:
-    demos = task(pack)._demos
-    rng = np.random.default_rng(0)
-    codes_TK = np.concatenate([np.zeros((40, 3), dtype=np.int64), rng.integers(0, 16, (60, 3))])
-    metrics = demos._write(tmp_path / "a.flac", codes_TK, prompt=40)["metrics"]
-    assert metrics["entropy_K"] == probe.entropy(codes_TK[40:], 16).tolist()
-
-
-def test_the_original_is_shown_where_it_is_the_file_that_was_encoded(tmp_path: Path) -> None:
-    recordings = tmp_path / "recordings"
-    recordings.mkdir()
-    writer = PackWriter(tmp_path / "pack", SPEC)
-    rng = np.random.default_rng(0)
-    for clip in range(6):
-        writer.add(rng.integers(0, 12, (200, 3)), clip=f"{clip}.wav")
-        files.write(recordings / f"{clip}.wav", rng.uniform(-0.5, 0.5, (2, 44100)).astype(np.float32), 11025)
-    writer._rows = [
-        type(row)(**{**row.__dict__, "sha256": commit.sha256(recordings / row.clip)}) for row in writer._rows
-    ]
-    writer.finish()
-    made = config(tmp_path / "pack", train={"steps": 1}, demo={"recordings": str(recordings), "seconds": 1.0})
-    run = train(made, runs=tmp_path)
-    folder = run.demos_path / "step-000000001"
-    told = json.loads((folder / "demos.json").read_text())
-    assert told["original_missing"] is None and told["demos"][0]["kind"] == "original"
-    audio = files.read(folder / "original.flac")
-    assert audio.wave_CN.shape == (2, 11025)
-    source = files.read(recordings / told["demos"][0]["clip"]).wave_CN[:, :11025]
-    np.testing.assert_allclose(audio.wave_CN, source, atol=1e-4)
-
-
-def test_demos_are_the_same_whoever_asks_and_touch_no_generator(pack: Path, tmp_path: Path) -> None:
-    run = train(config(pack), runs=tmp_path)
-    task_ = task(pack)
-    path = checkpoint.newest(run.checkpoints_path)
-    told = json.loads((run.demos_path / "step-000000008" / "demos.json").read_text())["demos"]
-    before = torch.get_rng_state()
-    for weights in ("ema", "raw"):
-        player = Player.from_checkpoint(path, weights)
-        items = player.play(frames=50, seeds=[0, 1], rules=Rules(temperature=1.0))
-        for seed, item in enumerate(items):
-            (entry,) = [
-                e
-                for e in told
-                if e["kind"] == "played" and (e["weights"], e["temperature"], e["seed"]) == (weights, 1.0, seed)
-            ]
-            wave_CN = files.read(run.demos_path / "step-000000008" / entry["file"]).wave_CN
-            np.testing.assert_allclose(wave_CN, decode_whole(ToyCodec(), item.codes_TK.numpy()), atol=1e-4)
-    assert task_.description == Player.from_checkpoint(path).description()
-    task_.demos(tmp_path / "again", 8, lambda which: judged(task_.module, None))
-    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_a_player_without_averages_must_be_asked_for_the_raw_ones(pack: Path, tmp_path: Path) -> None:

@@ -494,7 +494,7 @@ def test_demos_of_an_abandoned_attempt_are_set_aside(tmp_path: Path) -> None:
         def demos(self, root: Path, step: int, using: Any) -> Path | None:
             path = root / checkpoint.step_name(step)
             with using("raw") as module, commit.folder(path) as folder:
-                commit.record(folder / "demos.json", module.layer.weight.sum().item())
+                commit.record(folder / "demos.json", {"demos": [], "sum": module.layer.weight.sum().item()})
             return path
 
     config = toy_config(
@@ -505,7 +505,8 @@ def test_demos_of_an_abandoned_attempt_are_set_aside(tmp_path: Path) -> None:
     names = sorted(path.name for path in run.demos_path.iterdir())
     assert names[0] == "abandoned-step-000000012" and names[1:3] == ["step-000000012", "step-000000024"]
     weight = checkpoint.load(run.checkpoints_path / "step-000000012").parts["model"]["layer.weight"]
-    assert json.loads((run.demos_path / "step-000000012" / "demos.json").read_text()) == weight.sum().item()
+    played = json.loads((run.demos_path / "step-000000012" / "demos.json").read_text())
+    assert played["sum"] == weight.sum().item()
 
 
 def test_rollbacks_are_used_up(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ class ToyTask:
         self.objective = ToyObjective(self.module)
         self.identity = {"fingerprint": fingerprint}
         self.history: list[dict[str, Any]] = []
+        self.notes: list[str] = []
         self.description: dict[str, Any] = {"outputs": OUTPUTS}
         self.spoil: dict[int, float] = {}
         self.started = 0
@@ -136,7 +137,7 @@ class ToyTask:
             return None
         path = root / step_name(step)
         with using("raw"), commit.folder(path) as folder:
-            commit.record(folder / "demos.json", {"rand": float(torch.rand(()))})
+            commit.record(folder / "demos.json", {"demos": [], "rand": float(torch.rand(()))})
         return path
 
 

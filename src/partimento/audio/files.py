@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import soxr
 from numpy.typing import NDArray
 
@@ -25,6 +27,8 @@ __all__ = [
     "read",
     "read_isolated",
     "resample",
+    "samples_sha256",
+    "tags",
     "to_mono",
     "write",
 ]
@@ -120,6 +124,28 @@ def write(path: Path, wave_CN: WaveCN, sample_rate: int, subtype: str | None = N
             path, f"samples of shape {wave_CN.shape} are not [channels, samples]", "give [channels, samples]"
         )
     return stream.write(path, [wave_CN], sample_rate, subtype)
+
+
+def tags(path: Path) -> dict[str, str]:
+    """The metadata of a file that `stream.write` can write, by the names that it has there. Raises SYS004, AUDIO002."""
+    if not Path(path).exists():
+        raise PartimentoError("SYS004", f"{path} does not exist", next="check the path")
+    try:
+        with soundfile.SoundFile(path) as file:
+            return dict(file.copy_metadata())
+    except soundfile.SoundFileError as err:
+        raise PartimentoError("AUDIO002", "this has no metadata to read", where=str(path), why=str(err)) from err
+
+
+def samples_sha256(path: Path, *, most: int | None = None, max_seconds: float = MOST_SECONDS) -> tuple[str, int]:
+    """(sha256, N) of the first `most` samples (None: all) of a file of 16 bits, little-endian, channels interleaved:
+    equal if and only if the audio is, whatever the container and its metadata. Raises what `read` raises."""
+    digest, count = hashlib.sha256(), 0
+    for block_NC in decode.stream(Path(path), max_seconds)[1]:
+        block_NC = block_NC[: None if most is None else max(0, most - count)]
+        count += len(block_NC)
+        digest.update(np.rint(block_NC * np.float32(2**15)).astype("<i2").tobytes())
+    return digest.hexdigest(), count
 
 
 def _unlisted(err: OSError) -> None:

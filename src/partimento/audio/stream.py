@@ -5,7 +5,7 @@ The samples do not depend on how they are cut into blocks. `files.resample` and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -52,17 +52,26 @@ def resample(blocks: Iterable[WaveCN], from_rate: int, to_rate: int) -> Iterator
         yield np.ascontiguousarray(out_CN)
 
 
-def write(path: Path, blocks: Iterable[NDArray[np.floating]], sample_rate: int, subtype: str | None = None) -> int:
+def write(
+    path: Path,
+    blocks: Iterable[NDArray[np.floating]],
+    sample_rate: int,
+    subtype: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> int:
     """Write float samples, in blocks [C, n], and return how many of them exceed full scale and were clipped to it.
 
     The suffix gives the format: .wav, .flac (16 bits unless `subtype` says PCM_24 or, for WAV, FLOAT, which clips
-    nothing), .ogg, .opus, .mp3. Nothing is scaled. The file is at `path` whole or not at all.
+    nothing), .ogg, .opus, .mp3. Nothing is scaled. The file is at `path` whole or not at all. `tags` are the metadata
+    of a FLAC file: title, artist, album, comment, copyright, date, genre, license, software, tracknumber.
     Raises AUDIO011 (NaN, infinity, no samples, a format or rate that cannot be) and SYS002 (the disk).
     """
     path, suffix = Path(path), Path(path).suffix.lower()
     subtype = subtype or _WRITTEN.get(suffix)
     if subtype is None:
         raise unwritable(path, f"no format has the suffix {suffix or 'none'}", "use .wav, .flac, .ogg, .opus or .mp3")
+    if tags and suffix != ".flac":
+        raise unwritable(path, "the metadata of other formats is cut by libsndfile without a word", "use .flac")
     pieces = _pieces(path, blocks)
     first_CN = next(pieces, None)
     if first_CN is None:
@@ -76,6 +85,8 @@ def write(path: Path, blocks: Iterable[NDArray[np.floating]], sample_rate: int, 
             try:
                 file = _open(disk, path, sample_rate, first_CN.shape[0], subtype)
                 with file:
+                    for name, text in (tags or {}).items():
+                        setattr(file, name, text)
                     clipped = _put(file, first_CN, subtype)
                     for piece_CN in pieces:
                         clipped += _put(file, piece_CN, subtype)
@@ -121,6 +132,16 @@ def _put(file: soundfile.SoundFile, wave_CN: NDArray[np.floating], subtype: str)
         return 0
     file.write(np.ascontiguousarray(_quantised(wave_CN, subtype).T))
     return int(np.count_nonzero(np.abs(wave_CN) > 1))
+
+
+def pcm16(path: Path, blocks: Iterable[NDArray[np.floating]]) -> Iterator[tuple[bytes, int]]:
+    """(samples, how many were clipped) of blocks [C, n]: what `write` puts into a file of 16 bits, without the file.
+
+    `path` is where they go, for the errors. Raises AUDIO011 as `write`.
+    """
+    for piece_CN in _pieces(path, blocks):
+        samples_NC = np.ascontiguousarray(_quantised(piece_CN, "PCM_16").T)
+        yield samples_NC.astype("<i2").tobytes(), int(np.count_nonzero(np.abs(piece_CN) > 1))
 
 
 def _quantised(wave_CN: NDArray[np.floating], subtype: str) -> NDArray[np.generic]:

@@ -35,6 +35,7 @@ COMMANDS = {
     "score": ("score", "Measure audio files, also against a pack."),
     "report": ("report", "Write a run's report: one HTML page that works offline."),
     "codec": ("codec", "List, check and export codecs."),
+    "weights": ("weights", "Import published weights (Dia, MusicGen), export those of a run."),
     "config": ("config", "Show a configuration resolved, or the schema of all keys."),
     "explain": ("explain", "Explain an error code."),
     "completion": ("completion", "Print the shell completion script."),

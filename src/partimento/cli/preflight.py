@@ -37,14 +37,14 @@ def command(
 
     Every check says what it measured, and each that failed its remedy. Warnings do not change the exit status. With
     --overfit the strongest check: a few seconds of one clip are learned until the greedy playing copies them exactly:
-    training and playing then agree on pattern, mask, cache and null condition.
+    training and playing then agree on pattern, mask, cache and condition.
     """
-    from partimento.config import RvqConfig, load
+    from partimento.config import CodecConfig, load
     from partimento.lab import preflight
 
     loaded = load(config, overrides)
     if learn:
-        if not isinstance(loaded, RvqConfig):
+        if isinstance(loaded, CodecConfig):
             raise PartimentoError(
                 "CONFIG003",
                 f"--overfit plays codes; the family of {config} is {loaded.family}",

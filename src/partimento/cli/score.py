@@ -19,10 +19,17 @@ if TYPE_CHECKING:
 @click.option("--against", help="Pack (folder or URL) whose codes the files are compared with.")
 @click.option("--run", type=click.Path(path_type=Path), help="Run whose held-out figures are shown.")
 @click.option("--codec", help="Codec of that pack, where the name that it gives does not find it.")
+@click.option("--labels", is_flag=True, help="Estimate tempo, key and style, as the built-in band knows them.")
 @quiet_option
 @json_option
 def command(
-    paths: tuple[Path, ...], against: str | None, run: Path | None, codec: str | None, quiet: bool, as_json: bool
+    paths: tuple[Path, ...],
+    against: str | None,
+    run: Path | None,
+    codec: str | None,
+    labels: bool,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Measure audio files (folders are searched), their codes against a pack, and a run against its baselines.
 
@@ -31,7 +38,7 @@ def command(
     from partimento.lab.score import score
 
     with progress(quiet) as display:
-        scores = score(paths, against=against, run=run, codec=codec, progress=display)
+        scores = score(paths, against=against, run=run, codec=codec, labels=labels, progress=display)
     if as_json:
         result({"scores": [one.to_json() for one in scores]}, as_json)
     else:
@@ -72,6 +79,10 @@ def _text(scores: list[Score]) -> str:
     if sounds:
         head = ["file", "s", "LUFS", "peak dBFS", "crest dB", "clipped %", "silent %", "centroid Hz", "onsets/s"]
         parts.append(table(head, sounds))
+    if any(one.labels for one in scores):
+        heard = [(one.name, one.labels) for one in scores if one.measures]
+        rows = [[name, *((found.tempo, found.key, found.style) if found else (None,) * 3)] for name, found in heard]
+        parts.append(table(["labels (estimated)", "tempo bpm", "key", "style, as of the band"], rows))
     codes: list[list[Any]] = []
     for one in scores:
         if one.codes:

@@ -59,6 +59,7 @@ class Level:
     y: float
     colour: str = MUTED
     dashes: str = "--"
+    width: float = 1.1
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,11 @@ class Panel:
     title: str
     lines: Sequence[Line]
     levels: Sequence[Level] = ()
+
+
+def variable(colour: str) -> str:
+    """The CSS variable that a colour of a drawing becomes in the page."""
+    return _VARIABLES[colour]
 
 
 def line_chart(
@@ -78,10 +84,12 @@ def line_chart(
     log_y: bool = False,
     log_x: bool = False,
     marks: Sequence[float] = (),
+    at_least: tuple[float, float] | None = None,
     width: float = HALF,
     height: float = 2.7,
 ) -> str:
-    """One chart as an SVG string. `marks` are steps to point out at the bottom (e.g. skipped steps)."""
+    """One chart as an SVG string. `marks` are steps to point out at the bottom (e.g. skipped steps); the y axis begins
+    at `at_least[0]` and reaches `at_least[1]` or more, where given."""
     figure, axes = _figure(1, 1, width, height, _room([*lines, *levels]))
     axis = axes[0]
     if log_y and _ratio(lines) > 3:  # over less than that a log axis has no round numbers to show
@@ -90,6 +98,8 @@ def line_chart(
     if log_x:
         _log_scale(axis, "x")
     labels = _draw(axis, lines, levels)
+    if at_least is not None:
+        axis.set_ylim(at_least[0], max(at_least[1], axis.get_ylim()[1]))
     if marks:
         axis.plot(list(marks), [0.015] * len(marks), "|", color=VERMILION, ms=7, transform=axis.get_xaxis_transform())
     axis.set_xlabel(x_label)
@@ -243,7 +253,7 @@ def _draw(axis: Axes, lines: Sequence[Line], levels: Sequence[Level], marker: st
         axis.plot(x, y, line.dashes, color=line.colour, linewidth=line.width, marker=single, markersize=3.5)
         labels.append((float(y[np.isfinite(y)][-1]), line.label, line.colour))
     for level in levels:
-        axis.axhline(level.y, color=level.colour, linestyle=level.dashes, linewidth=1.1)
+        axis.axhline(level.y, color=level.colour, linestyle=level.dashes, linewidth=level.width, zorder=1)
         labels.append((level.y, level.label, level.colour))
     return labels
 

@@ -31,8 +31,10 @@ def what(run: Run) -> str:
             sources.append(f"{data['band_loops']} loops of the synthetic band")
         return f"{shape}, trained on {' and '.join(sources) or 'nothing'}"
     pattern = model.get("pattern", "?")
-    shape = f"{model.get('layers', '?')} layers of width {model.get('width', '?')}, {pattern} pattern"
-    return f"A code model of {shape}, trained on the pack {Path(str(data.get('pack', '?'))).name}"
+    shape = f"of {model.get('layers', '?')} layers of width {model.get('width', '?')}, {pattern or 'delay'} pattern"
+    if weights := model.get("weights"):  # they decide the architecture, and the configuration's is none
+        shape = f"that began as the weights {Path(str(weights)).name}" + (f", {pattern} pattern" if pattern else "")
+    return f"A code model {shape}, trained on the pack {Path(str(data.get('pack', '?'))).name}"
 
 
 def bars(verdict: Verdict) -> list[dict[str, Any]]:

@@ -10,13 +10,11 @@ from typing import Any
 
 from partimento.lab import charts
 from partimento.lab.charts import Level, Line, Panel
-from partimento.lab.gallery import Demos
 from partimento.lab.verdict import latest
 from partimento.runs.events import Event, curve
 
 Points = list[tuple[int, Any]]
 KNOWN_VALID = {"kind", "step", "time", "weights", "ce_K", "eos_ce", "bits_per_second", "entropy_K", "codes"}
-TEMPERATURE_COLOURS = (charts.PINK, charts.AMBER, charts.GREEN, charts.VERMILION)
 
 
 @dataclass
@@ -37,11 +35,11 @@ def learning(events: Sequence[Event]) -> list[Figure]:
     return [_bits(events), _loss(events), _rate(events), _gradient(events), _speed(events), *_other_measures(events)]
 
 
-def codebooks(events: Sequence[Event], demos: Demos | None) -> list[Figure]:
-    """Cross entropy and output entropy of each codebook, and the entropy of what was played."""
+def codebooks(events: Sequence[Event]) -> list[Figure]:
+    """Cross entropy and output entropy of each codebook."""
     if latest(events, "valid", weights="ema") is None and latest(events, "valid", weights="raw") is None:
         return [Figure("Cross entropy per codebook", "No validation was logged yet.")]
-    return [_by_book(events), _played_entropy(events, demos), _cross_entropy(events), _output_entropy(events)]
+    return [_by_book(events), _cross_entropy(events), _output_entropy(events)]
 
 
 def _bits(events: Sequence[Event]) -> Figure:
@@ -66,11 +64,11 @@ def _bits(events: Sequence[Event]) -> Figure:
 
 def _loss(events: Sequence[Event]) -> Figure:
     points = curve(events, "train", "loss")
-    lines = [Line("train", *_xy(points), charts.BLUE, band=True)] if points else []
+    lines = [Line("train", *xy(points), charts.BLUE, band=True)] if points else []
     for weights, colour, dashes in (("ema", charts.VERMILION, "-"), ("raw", charts.AMBER, "--")):
-        held_out = [(step, _mean(value)) for step, value in curve(events, "valid", "ce_K", weights=weights)]
+        held_out = [(step, mean(value)) for step, value in curve(events, "valid", "ce_K", weights=weights)]
         if held_out:
-            lines.append(Line(f"valid ({weights})", *_xy(held_out), colour, dashes))
+            lines.append(Line(f"valid ({weights})", *xy(held_out), colour, dashes))
     if not lines:
         return Figure("Loss", "Not logged: no training step was recorded.")
     caption = "Cross entropy, mean over codes."
@@ -83,7 +81,7 @@ def _rate(events: Sequence[Event]) -> Figure:
     points = curve(events, "train", "lr")
     if not points:
         return Figure("Learning rate", "Not logged.", size="third")
-    svg = _small("lr", [Line("", *_xy(points), charts.GREEN)], y_label="learning rate")
+    svg = _small("lr", [Line("", *xy(points), charts.GREEN)], y_label="learning rate")
     returns = sum(event["kind"] == "rollback" for event in events)
     caption = "As it was at each step" + (f", with {returns} rollback{'s' * (returns > 1)}." if returns else ".")
     return Figure("Learning rate", caption, svg, "third")
@@ -107,7 +105,7 @@ def _gradient(events: Sequence[Event]) -> Figure:
         caption += " No step was skipped."
     if lost:
         caption += f" Log lines without a finite norm: {lost} (gaps)."
-    lines = [Line("", *_xy([(s, v if v else None) for s, v in points]), charts.PINK, band=True)]
+    lines = [Line("", *xy([(s, v if v else None) for s, v in points]), charts.PINK, band=True)]
     svg = _small("grad", lines, y_label="gradient norm", log_y=True, marks=skipped)
     return Figure("Gradient norm", caption, svg, "third")
 
@@ -116,7 +114,7 @@ def _speed(events: Sequence[Event]) -> Figure:
     points = curve(events, "train", "frames_per_second")
     if not points:
         return Figure("Speed", "Not logged.", size="third")
-    svg = _small("speed", [Line("", *_xy(points), charts.AMBER, band=True)], y_label="frames/s")
+    svg = _small("speed", [Line("", *xy(points), charts.AMBER, band=True)], y_label="frames/s")
     return Figure("Speed", "Frames of codes learned from in a second." + _pace(events), svg, "third")
 
 
@@ -144,7 +142,7 @@ def _other_measures(events: Sequence[Event]) -> list[Figure]:
     )
     figures = []
     for number, name in enumerate(names[:12]):
-        lines = _both_weights(events, name) or [Line("", *_xy(curve(events, "valid", name)), charts.BLUE)]
+        lines = _both_weights(events, name) or [Line("", *xy(curve(events, "valid", name)), charts.BLUE)]
         svg = _small(f"other{number}", lines, y_label=name.replace("_", " "))
         figures.append(Figure(name.replace("_", " "), "As logged by the validation.", svg, "third"))
     return figures
@@ -158,7 +156,7 @@ def _by_book(events: Sequence[Event]) -> Figure:
         return Figure(title, "Not logged: no validation measured the codebooks apart.")
     baseline = latest(events, "baseline") or {}
     books = range(1, len(found) + 1)
-    rows = [Line("model", books, _xy(list(enumerate(found)))[1], charts.BLUE)]
+    rows = [Line("model", books, xy(list(enumerate(found)))[1], charts.BLUE)]
     for name, dashes in (("bigram", "--"), ("unigram", ":")):
         if baseline.get(f"{name}_ce_K"):
             rows.append(Line(name, books, baseline[f"{name}_ce_K"], charts.MUTED, dashes))
@@ -180,7 +178,7 @@ def _cross_entropy(events: Sequence[Event]) -> Figure:
             for key, dashes in (("unigram_ce_K", ":"), ("bigram_ce_K", "--"))
             if baseline.get(key)
         ]
-        panels.append(Panel(f"Book {book + 1}", [Line("", *_xy(points), charts.BLUE)], levels))
+        panels.append(Panel(f"Book {book + 1}", [Line("", *xy(points), charts.BLUE)], levels))
     caption = "Nats per code on held-out windows; book 1 is the coarsest. Under the dashed line is learned structure."
     if not baseline:
         caption += " No baseline was logged."
@@ -200,9 +198,9 @@ def _output_entropy(events: Sequence[Event]) -> Figure:
     data = (latest(events, "baseline") or {}).get("data_entropy_K")
     panels = []
     for book, points in enumerate(books):
-        lines = [Line("", *_xy(points), charts.VERMILION)]
+        lines = [Line("", *xy(points), charts.VERMILION)]
         if errors:
-            lines.insert(0, Line("", *_xy(errors[book]), charts.BLUE, width=0.9))
+            lines.insert(0, Line("", *xy(errors[book]), charts.BLUE, width=0.9))
         levels = [Level("", data[book], charts.GREEN, "--")] if data else []
         panels.append(Panel(f"Book {book + 1}", lines, levels))
     caption = (
@@ -219,31 +217,6 @@ def _output_entropy(events: Sequence[Event]) -> Figure:
     return Figure(title, caption, charts.small_multiples("entropy", panels, y_label="nats"), "wide", legend)
 
 
-def _played_entropy(events: Sequence[Event], demos: Demos | None) -> Figure:
-    title = "Entropy of what was played"
-    rows: list[Line] = []
-    data = (latest(events, "baseline") or {}).get("data_entropy_K")
-    if data:
-        rows.append(Line("data", range(1, len(data) + 1), data, charts.MUTED, "--"))
-    played: dict[float, list[Sequence[float]]] = {}
-    for card in demos.cards if demos else []:
-        entropy = (card.entry.get("metrics") or {}).get("entropy_K")
-        temperature = card.entry.get("temperature")
-        if card.kind == "played" and entropy and isinstance(temperature, int | float):
-            played.setdefault(temperature, []).append(entropy)
-    if not played:
-        return Figure(title, "Not recorded: no demo carries the entropy of its codes.")
-    for number, temperature in enumerate(sorted(played)):
-        mean = [_mean(column) for column in zip(*played[temperature], strict=True)]
-        colour = TEMPERATURE_COLOURS[number % len(TEMPERATURE_COLOURS)]
-        rows.append(Line(f"T {temperature:g}", range(1, len(mean) + 1), mean, colour))
-    caption = (
-        f"Entropy of the codes of the demos of step {demos.step if demos else 0:,}, by codebook. A short demo cannot "
-        "reach the entropy of hours of data; a curve near zero is a model that repeats itself."
-    )
-    return Figure(title, caption, charts.by_book("played", rows, y_label="nats"))
-
-
 def _small(name: str, lines: Sequence[Line], **rest: Any) -> str:
     return charts.line_chart(name, lines, width=charts.THIRD, height=2.5, **rest)
 
@@ -253,7 +226,7 @@ def _both_weights(events: Sequence[Event], key: str) -> list[Line]:
     for weights, colour, dashes in (("ema", charts.BLUE, "-"), ("raw", charts.AMBER, "-")):
         points = curve(events, "valid", key, weights=weights)
         if points:
-            lines.append(Line(weights.upper() if weights == "ema" else weights, *_xy(points), colour, dashes))
+            lines.append(Line(weights.upper() if weights == "ema" else weights, *xy(points), colour, dashes))
     return lines
 
 
@@ -267,11 +240,11 @@ def _per_book(points: Points) -> list[Points]:
     return [[(step, value[book]) for step, value in points if value] for book in range(books)]
 
 
-def _xy(points: Points) -> tuple[list[float], list[float]]:
+def xy(points: Points) -> tuple[list[float], list[float]]:
     """Steps and values; what was not finite (null in the log) is a gap."""
     return [float(step) for step, _ in points], [math.nan if value is None else float(value) for _, value in points]
 
 
-def _mean(values: Sequence[float | None] | None) -> float:
+def mean(values: Sequence[float | None] | None) -> float:
     finite = [value for value in values or [] if value is not None]
     return sum(finite) / len(finite) if finite else math.nan

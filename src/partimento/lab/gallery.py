@@ -1,13 +1,11 @@
-"""The demos of a run as cards to hear, see and read: `demos/step-*/demos.json` and the audio beside it.
+"""The demos of a run, to hear, see and read: `demos/step-*/demos.json` (see `runs.demos`) and the audio beside it.
 
-A demo is one entry of the list "demos": `file`, `kind` (original, reconstruction, played, continuation), `weights`,
-`temperature`, `guidance`, `seed`, `tags`, `prompt`, `metrics`. What an entry lacks is shown as missing.
+What an entry lacks is shown as missing; a damaged entry, file or folder is named and stops nothing.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,23 +13,27 @@ from typing import Any
 
 from partimento import commit
 from partimento.audio.files import read
+from partimento.audio.levels import silent_share
 from partimento.errors import PartimentoError
+from partimento.lab.demotable import WEIGHTS, Table, number, table, temperature_name, told
 from partimento.lab.measures import Measures, measure
 from partimento.lab.pictures import frequency_ticks, spectrogram_png, waveform_path
+from partimento.runs import demos as sheet
 
 MIME = {".flac": "audio/flac", ".wav": "audio/wav", ".ogg": "audio/ogg", ".opus": "audio/ogg", ".mp3": "audio/mpeg"}
 # From where on a demo is flagged.
 CLIPPED_SHARE = 0.001
 SILENT_SHARE = 0.5
 REPEATED_SHARE = 0.5
-ENTROPY_SHARE = 0.5  # of the entropy of real codes, mean over the codebooks
+ENTROPY_SHARE = 0.5  # of the entropy of the data's own windows, mean over the codebooks
+SMALL = (300, 75)  # pixels of a picture in the table
 
+CEILING = ("original", "reconstruction")
 GROUPS = {
     "ceiling": (
         "The ceiling",
         "The recording, and what the codec alone makes of it: no model of its codes can sound better.",
     ),
-    "played": ("Played from nothing", "Begun with BOS alone, from the safest temperature to the freest."),
     "continuation": ("Continuations", "The model goes on from the beginning of a recording that it never trained on."),
 }
 
@@ -40,10 +42,10 @@ GROUPS = {
 class Card:
     """One demo, ready for the page; `problem` says why there is nothing to hear."""
 
-    title: str
-    kind: str
     entry: Mapping[str, Any]
     path: Path
+    title: str = ""
+    subtitle: str = ""
     problem: str | None = None
     audio: str | None = None  # data URI
     bytes: int = 0
@@ -51,47 +53,69 @@ class Card:
     ticks: Sequence[tuple[float, str]] = ()
     outline: str | None = None
     measures: Measures | None = None
-    subtitle: str = ""
+    silence: float | None = None
+    figures: list[tuple[str, str | None]] = field(default_factory=list)  # None: not recorded
     facts: list[tuple[str, str]] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        return str(self.entry.get("kind", "played"))
+
+    @property
+    def in_table(self) -> bool:
+        return self.kind not in CEILING and self.kind != "continuation"
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        found = self.entry.get("metrics")
+        return found if isinstance(found, Mapping) else {}
 
 
 @dataclass
 class Group:
     title: str
     why: str
-    rows: list[list[Card]]
+    cards: list[Card]
     columns: int
 
 
 @dataclass
 class Demos:
-    """All demos of one step."""
+    """All demos of one step. `data` are the figures of the data itself, to be read beside those of what was played."""
 
     step: int
     path: Path
     cards: list[Card]
-    problem: str | None = None
-    original_missing: str | None = None
+    problems: list[str] = field(default_factory=list)
+    data: list[tuple[str, str | None]] = field(default_factory=list)
+    windows: int | None = None
 
     @property
-    def groups(self) -> list[Group]:
-        found = []
+    def groups(self) -> dict[str, Group]:
+        found = {}
         for name, (title, why) in GROUPS.items():
-            cards = [card for card in self.cards if _group(card.kind) == name]
+            cards = [card for card in self.cards if (card.kind in CEILING) == (name == "ceiling") and not card.in_table]
             if cards:
-                found.append(Group(title, why, *_rows(cards)))
+                found[name] = Group(title, why, cards, min(4, max(2, len(cards))))
         return found
+
+    @property
+    def table(self) -> Table[Card]:
+        return table([(card.entry, card) for card in self.cards if card.in_table])
 
 
 def read_demos(folder: Path, data_entropy_K: Sequence[float] | None, budget: int) -> list[Demos]:
-    """Demos of every step, newest first. Audio is embedded, newest first, until `budget` bytes are used."""
+    """Demos of every step, newest first. Audio is embedded, newest first, until `budget` bytes are used.
+
+    `data_entropy_K` is the reference of demos that have no figures of the data's own windows.
+    """
     found = []
     for path in sorted(folder.glob("step-*/"), reverse=True):
         if path.name.endswith(commit.TMP):
             continue  # still being written, or left by a killed process
-        demos = _read_step(path)
-        reference = _reference(demos.cards, data_entropy_K)
+        demos, data = _read_step(path)
+        reference = mean(data.get("entropy_K")) or _reference(demos.cards, data_entropy_K)
         for card in demos.cards:
             size = card.path.stat().st_size if card.path.is_file() else 0
             if size > budget:
@@ -106,35 +130,35 @@ def read_demos(folder: Path, data_entropy_K: Sequence[float] | None, budget: int
     return found
 
 
-def _read_step(path: Path) -> Demos:
-    step = int(path.name.removeprefix("step-")) if path.name.removeprefix("step-").isdigit() else 0
+def _read_step(path: Path) -> tuple[Demos, Mapping[str, Any]]:
+    name = path.name.removeprefix("step-")
+    step = int(name) if name.isascii() and name.isdigit() else 0
     try:
-        content = json.loads((path / "demos.json").read_text(encoding="utf-8"))
-        cards = [
-            Card(
-                _title(entry),
-                str(entry.get("kind", "played")),
-                entry,
-                path / Path(str(entry["file"])).name,
-                subtitle=_subtitle(entry),
-            )
-            for entry in content["demos"]
-        ]
-    except FileNotFoundError:
-        return Demos(step, path, [], f"{path.name} has no demos.json")
-    except (ValueError, KeyError, TypeError, AttributeError) as err:
-        return Demos(step, path, [], f"{path.name}/demos.json cannot be read ({err!r})")
-    cards.sort(key=_order)
-    return Demos(step, path, cards, original_missing=content.get("original_missing"))
+        content = sheet.read(path)
+    except PartimentoError as err:
+        return Demos(step, path, [], [f"{err.message}: {err.why}"]), {}
+    cards = [Card(entry, path / Path(entry["file"]).name) for entry in content.items]
+    cards.sort(key=lambda card: card.kind != "original")
+    problems = [
+        text
+        for text, why in (
+            ("The original recording is not shown", content.original_missing),
+            ("No held-out recording was continued", content.continuation_missing),
+        )
+        if why is not None
+        for text in [f"{text}: {why}"]
+    ]
+    data = content.data or {}
+    windows = data.get("items")
+    shown = _figures(data, number(data.get("silence"))) if data else []
+    return Demos(step, path, cards, problems, shown, windows if isinstance(windows, int) else None), data
 
 
 def _reference(cards: Sequence[Card], data_entropy_K: Sequence[float] | None) -> float | None:
     """Mean entropy of real codes: of the held-out clip beside the demos, as short as they are, or else of the data."""
     for card in cards:
-        if card.kind == "reconstruction":
-            found = mean((card.entry.get("metrics") or {}).get("entropy_K"))
-            if found is not None:
-                return found
+        if card.kind == "reconstruction" and (found := mean(card.metrics.get("entropy_K"))) is not None:
+            return found
     return mean(data_entropy_K)
 
 
@@ -149,30 +173,35 @@ def _fill(card: Card) -> None:
     except FileNotFoundError:
         card.problem = f"the file {card.path.name} is missing"
         return
+    except OSError as err:
+        card.problem = f"{card.path.name} cannot be read ({err.strerror or err})"
+        return
     except PartimentoError as err:
         card.problem = f"{err.message} ({err.code})"
         return
     card.audio = f"data:{mime};base64,{base64.b64encode(content).decode()}"
     card.bytes = len(content)
-    card.spectrogram = spectrogram_png(audio.wave_CN, audio.sample_rate)
+    card.spectrogram = spectrogram_png(audio.wave_CN, audio.sample_rate, *([SMALL] if card.in_table else []))
     card.ticks = frequency_ticks(audio.sample_rate)
-    card.outline = waveform_path(audio.wave_CN)
+    card.outline = waveform_path(audio.wave_CN, 150 if card.in_table else 300)
     card.measures = measure(audio.wave_CN, audio.sample_rate)
+    card.silence = silent_share(audio.wave_CN, audio.sample_rate)
 
 
 def _describe(card: Card, reference: float | None) -> None:
-    """Facts and flags, from the entry's own metrics and from the audio."""
-    entry, found = card.entry, card.measures
-    metrics = entry.get("metrics") or {}
-    if card.kind in ("played", "continuation"):
-        guidance, top_p = _number(entry.get("guidance")), _number(entry.get("top_p"))
-        card.facts += [
-            ("prompt", str(entry.get("prompt") or "none")),
-            ("tags", ", ".join(map(str, entry.get("tags") or [])) or "none"),
-            ("guidance", "not recorded" if guidance is None else f"{guidance:g}"),
-        ]
-        if entry.get("top_k"):
-            card.facts.append(("top-k", str(entry["top_k"])))
+    """Title, facts, figures and flags, from the entry itself and from the audio."""
+    entry, found, metrics = card.entry, card.measures, card.metrics
+    recorded = number(metrics.get("silence"))
+    silence = card.silence if recorded is None else recorded
+    figures = _figures(metrics, silence)
+    card.figures = [row for row in figures if row[0] == "silent"] if card.kind == "original" else figures
+    card.title, card.subtitle = _title(entry), _subtitle(entry)
+    if card.kind == "continuation":
+        card.facts += [("prompt audio", str(entry.get("prompt") or "not recorded")), ("told", told(entry) or "nothing")]
+    if card.kind not in CEILING:
+        top_k, top_p = number(entry.get("top_k")), number(entry.get("top_p"))
+        if top_k:
+            card.facts.append(("top-k", f"{top_k:g}"))
         if top_p not in (None, 1.0):
             card.facts.append(("top-p", f"{top_p:g}"))
     if found is not None:
@@ -182,78 +211,57 @@ def _describe(card: Card, reference: float | None) -> None:
             ("peak", "silent" if found.peak_dbfs is None else f"{found.peak_dbfs:.1f} dBFS"),
         ]
         if found.clipped_share > CLIPPED_SHARE:
-            card.flags.append(f"clipping {found.clipped_share:.1%}".replace("%", " %"))
-        if found.silent_share > SILENT_SHARE:
-            card.flags.append(f"silent {found.silent_share:.0%}".replace("%", " %"))
-    entropy = mean(metrics.get("entropy_K"))
-    if entropy is not None:
-        card.facts.append(("entropy of its codes", f"{entropy:.2f} nats"))
-    coverage = mean(metrics.get("coverage_K"))
-    if coverage is not None:
-        card.facts.append(("codes used", f"{coverage:.0%}".replace("%", " %")))
-    repetition = metrics.get("repetition")
-    repetition = mean(repetition) if isinstance(repetition, list) else repetition
-    if repetition is not None:
-        card.facts.append(("repetition", f"{repetition:.0%}".replace("%", " %")))
-        if repetition > REPEATED_SHARE and card.kind in ("played", "continuation"):
+            card.flags.append(f"clipping {percent(found.clipped_share)}")
+    if silence is not None and silence > SILENT_SHARE:
+        card.flags.append(f"silent {percent(silence)}")
+    entropy, repetition = mean(metrics.get("entropy_K")), mean(_repetition(metrics))
+    if card.kind not in CEILING:
+        if repetition is not None and repetition > REPEATED_SHARE:
             card.flags.append("repeats itself")
-    if entropy is not None and reference and entropy < ENTROPY_SHARE * reference and _group(card.kind) != "ceiling":
-        card.flags.append("low coverage")
-    if entry.get("ended"):
-        card.facts.append(("end", "the model ended it"))
+        if entropy is not None and reference and entropy < ENTROPY_SHARE * reference:
+            card.flags.append("low coverage")
+        if entry.get("ended") is True:
+            card.facts.append(("end", "the model ended it"))
 
 
-def mean(values: Sequence[float] | None) -> float | None:
-    finite = [value for value in values or [] if value is not None]
-    return sum(finite) / len(finite) if finite else None
+def _figures(metrics: Mapping[str, Any], silence: float | None) -> list[tuple[str, str | None]]:
+    """Means over the codebooks, in words; None for what was not recorded."""
+    entropy, own = mean(metrics.get("entropy_K")), mean(metrics.get("model_entropy_K"))
+    coverage, repetition = mean(metrics.get("coverage_K")), mean(_repetition(metrics))
+    return [
+        ("entropy", None if entropy is None else f"{entropy:.2f}"),
+        ("used", None if coverage is None else percent(coverage)),
+        ("repeats", None if repetition is None else percent(repetition)),
+        ("silent", None if silence is None else percent(silence)),
+        *([("unsure", f"{own:.2f}")] if own is not None else []),
+    ]
+
+
+def _repetition(metrics: Mapping[str, Any]) -> Any:
+    found = metrics.get("repetition_K", metrics.get("repetition"))  # in older demos
+    return found if isinstance(found, list) else [found]
+
+
+def percent(share: float) -> str:
+    """In whole percent; below ten with one digit, so that what is there does not round to 0."""
+    return f"{100 * share:.{1 if 0 < share < 0.0995 else 0}f} %"
+
+
+def mean(values: Any) -> float | None:
+    """Mean of the numbers in a list of demos.json; None where there is none."""
+    known = [found for value in (values if isinstance(values, list) else []) if (found := number(value)) is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _title(entry: Mapping[str, Any]) -> str:
     kind = entry.get("kind", "played")
-    if kind == "original":
-        return "Original"
-    if kind == "reconstruction":
-        return "Codec reconstruction"
-    temperature = _number(entry.get("temperature"))
-    return "Temperature not recorded" if temperature is None else f"Temperature {temperature:g}"
-
-
-def _number(value: Any) -> float | None:
-    """A number of demos.json; anything else counts as not recorded."""
-    return float(value) if isinstance(value, int | float) else None
+    if kind in CEILING:
+        return "Original" if kind == "original" else "Codec reconstruction"
+    return temperature_name(number(entry.get("temperature")))
 
 
 def _subtitle(entry: Mapping[str, Any]) -> str:
-    if _group(entry.get("kind", "played")) == "ceiling":
-        return str(entry.get("clip") or "")
-    weights = entry.get("weights")
-    named = {"ema": "EMA weights", "raw": "raw weights"}.get(str(weights), "weights not recorded")
-    return f"seed {entry.get('seed', 'not recorded')} · {named}"
-
-
-def _group(kind: str) -> str:
-    return (
-        "ceiling" if kind in ("original", "reconstruction") else "continuation" if kind == "continuation" else "played"
-    )
-
-
-def _order(card: Card) -> tuple[Any, ...]:
-    entry = card.entry
-    return (
-        list(GROUPS).index(_group(card.kind)),
-        card.kind != "original",
-        _number(entry.get("temperature")) or 0.0,
-        str(entry.get("weights")),
-        str(entry.get("seed")).zfill(20),
-    )
-
-
-def _rows(cards: Sequence[Card]) -> tuple[list[list[Card]], int]:
-    """The cards as a grid of temperatures (rows) by seeds and weights, at most 4 columns; as one row if it has gaps."""
-    rows: dict[str, list[Card]] = {}
-    for card in cards:
-        rows.setdefault(str(card.entry.get("temperature")), []).append(card)
-    lengths = {len(row) for row in rows.values()}
-    if lengths in ({2}, {3}, {4}):
-        return list(rows.values()), max(lengths)
-    return [list(cards)], min(4, max(2, len(cards)))
+    if entry.get("kind") in CEILING:
+        return str(entry.get("clip") or entry.get("prompt") or "")
+    weights = WEIGHTS.get(str(entry.get("weights")), "weights not recorded")
+    return f"seed {entry.get('seed', 'not recorded')} · {weights}"

@@ -14,18 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from partimento.audio.levels import SILENCE_DB, Wave, frame_levels
 from partimento.audio.loudness import loudness
 
 CLIP_LEVEL = 0.99  # |x| from here on counts as clipped
-SILENCE_DB = -60.0  # frames this far under the loudest frame are silent
-FRAME_SECONDS = 0.05
 # An onset rises above so many times the mean rise within half a second, and so much (of the 60 dB range) beyond it:
 # white noise and drones then have none, a click in noise has one.
 ONSET_RATIO, ONSET_RISE, ONSET_AROUND = 1.8, 0.02, 0.5
 PULSE_LAGS = (0.25, 1.5)  # seconds: 240 down to 40 beats a minute
 _BLOCK = 4096  # frames transformed at once, so that an hour of audio needs no more memory than a minute
-
-Wave = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ def measure(wave_CN: Wave, sample_rate: int) -> Measures:
         raise ValueError("an empty or non-finite wave has no measures")
     peak = float(np.abs(wave_CN).max())
     rms = float(np.sqrt(np.mean(np.square(wave_CN, dtype=np.float64))))
-    levels = _frame_levels(wave_CN, sample_rate)
+    levels = frame_levels(wave_CN, sample_rate)
     silent = levels <= (levels.max() + SILENCE_DB if peak else math.inf)
     centroid = rolloff = onsets = pulse = None
     if peak:
@@ -130,16 +127,6 @@ def _pulse(rise_T: NDArray[np.float32], hop_seconds: float) -> float | None:
     correlation = np.fft.irfft(np.square(np.abs(spectrum)))[: len(centred)] / np.arange(len(centred), 0, -1) / energy
     first, last = (round(lag / hop_seconds) for lag in PULSE_LAGS)
     return float(np.clip(correlation[first : last + 1].max(), 0, 1))
-
-
-def _frame_levels(wave_CN: NDArray[np.float32], sample_rate: int) -> NDArray[np.float64]:
-    """RMS level in dB of each 50 ms frame (the last, shorter one counts); -inf for digital silence."""
-    size = max(1, round(FRAME_SECONDS * sample_rate))
-    edges = np.arange(0, wave_CN.shape[1], size)
-    sums = np.add.reduceat(np.square(wave_CN, dtype=np.float64).mean(0), edges)
-    counts = np.diff(np.append(edges, wave_CN.shape[1]))
-    with np.errstate(divide="ignore"):
-        return 10 * np.log10(sums / counts)
 
 
 def _level_range(levels: NDArray[np.float64]) -> float | None:

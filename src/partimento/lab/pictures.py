@@ -15,12 +15,12 @@ RANGE_DB = 80.0
 LOWEST_HZ = 40.0
 
 
-def spectrogram_png(wave_CN: NDArray[np.floating[Any]], sample_rate: int) -> str:
+def spectrogram_png(wave_CN: NDArray[np.floating[Any]], sample_rate: int, size: tuple[int, int] = SIZE) -> str:
     """Log-frequency spectrogram (40 Hz to Nyquist, 80 dB under the loudest point) as a base64 palette PNG."""
     from matplotlib import colormaps
     from PIL import Image
 
-    width, height = SIZE
+    width, height = size
     levels = _log_spectrum(np.atleast_2d(wave_CN).mean(0), sample_rate, width, height)
     image = Image.fromarray(np.round(levels * 255).astype(np.uint8)[::-1], mode="P")
     image.putpalette(np.round(colormaps["magma"](np.arange(256))[:, :3] * 255).astype(np.uint8).tobytes())

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 import partimento
 from partimento import commit
-from partimento.lab import facts, figures, gallery, page
+from partimento.lab import demofigures, facts, figures, gallery, page
 from partimento.lab.verdict import judge, latest
 from partimento.runs.events import read_events
 from partimento.runs.run import Run
@@ -58,7 +58,8 @@ def _context(run: Run) -> dict[str, Any]:
         "demos": demos,
         "audio_bytes": sum(card.bytes for step in demos for card in step.cards if card.audio),
         "learning": figures.learning(events),
-        "codebooks": figures.codebooks(events, demos[0] if demos else None) if record["family"] != "codec" else [],
+        "codebooks": figures.codebooks(events) if record["family"] != "codec" else [],
+        "played_figures": demofigures.played(events) if record["family"] != "codec" else [],
         "books": facts.book_table(events),
         "data": facts.data(run),
         "environment": facts.environment(run),

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from partimento import keyed
 from partimento.audio import files
 from partimento.errors import PartimentoError
+from partimento.lab.labels import Estimate, estimate
+from partimento.lab.labels.features import Unlabelled
 from partimento.lab.measures import Measures, measure
 from partimento.lab.verdict import Verdict, judge
 from partimento.progress import Progress, Quiet
@@ -57,11 +59,13 @@ class Codes:
 
 @dataclass(frozen=True)
 class Score:
-    """What was found of one file, or (with `verdict`) of one run."""
+    """What was found of one file, or (with `verdict`) of one run. `labels` are None where they were not asked for, and
+    for a sound that has none: silent, or shorter than 3 s."""
 
     name: str
     measures: Measures | None = None
     codes: Codes | None = None
+    labels: Estimate | None = None
     verdict: Verdict | None = None
     error: dict[str, Any] | None = None
 
@@ -75,9 +79,12 @@ def score(
     run: str | Path | None = None,
     *,
     codec: str | None = None,
+    labels: bool = False,
     progress: Progress | None = None,
 ) -> list[Score]:
     """Score audio files (folders are searched), `against` the codes of a pack too; and the held-out figures of a `run`.
+
+    `labels`: tempo, key and style are estimated too, by the ear of the built-in band (`lab.labels`).
 
     A file that cannot be read or measured becomes a Score with its error, and the others are scored. Raises LAB004
     (nothing to score), AUDIO001 (no audio there), SYS004 (no such path), PACK009 (`codec`, or the one of the name that
@@ -98,12 +105,12 @@ def score(
     if found:
         progress.stage("score", "each file is decoded and measured" + (", and encoded" if yardstick else ""))
     for number, path in enumerate(found, 1):
-        scores.append(_score_file(path, yardstick))
+        scores.append(_score_file(path, yardstick, labels))
         progress.update(number, len(found), failed=sum(item.error is not None for item in scores))
     return scores
 
 
-def _score_file(path: Path, against: _Against | None) -> Score:
+def _score_file(path: Path, against: _Against | None, labels: bool) -> Score:
     try:
         audio = files.read_isolated(path)
         try:
@@ -113,7 +120,14 @@ def _score_file(path: Path, against: _Against | None) -> Score:
         codes = against.compare(audio.wave_CN, audio.sample_rate) if against else None
     except PartimentoError as err:
         return Score(str(path), error=err.to_json())
-    return Score(str(path), measures, codes)
+    return Score(str(path), measures, codes, _labels(audio.wave_CN, audio.sample_rate) if labels else None)
+
+
+def _labels(wave_CN: NDArray[np.float32], sample_rate: int) -> Estimate | None:
+    try:
+        return estimate(wave_CN, sample_rate)
+    except Unlabelled:
+        return None
 
 
 class _Against:

@@ -18,10 +18,13 @@ from torch.nn import functional
 from partimento.errors import PartimentoError
 from partimento.models.attention import CrossAttention, Memory, SelfAttention
 from partimento.models.cache import GrowingCache, KVCache, StaticCache
-from partimento.models.conditions import TagCondition
+from partimento.models.conditions import NOTHING, TagCondition, Told
 from partimento.models.layers import AddedPositions, FeedForward, Rotary, check_positions, make_norm, sum_of_rows
 from partimento.models.linear import Linear
 from partimento.models.loss import CodeLoss, head_loss
+
+# Steps that a memory may have where its positions count (cross_attention_rope): Dia's texts have 1024.
+_MEMORY_POSITIONS = 4096
 
 _CHOICES = {
     "activation": ("gelu", "swiglu"),
@@ -63,8 +66,14 @@ class DecoderConfig:
     """biases in the linear layers of the blocks (a layer norm has its own always)"""
     cross_width: int | None = None
     """width of the memory for cross attention; None: no cross attention"""
-    cross_kv_heads: int | None = None
+    cross_heads: int | None = None
     """None: as many as heads"""
+    cross_kv_heads: int | None = None
+    """None: as many as cross_heads"""
+    cross_head_width: int | None = None
+    """None: head_width"""
+    cross_attention_rope: bool = False
+    """rotate queries and keys of the cross attention too: Dia's first weights. All shapes are the same without"""
     tags: int = 0
     """number of tags of the tag condition; 0: unconditional"""
 
@@ -82,16 +91,26 @@ class DecoderConfig:
             self._resolve("feedforward", swiglu if self.activation == "swiglu" else 4 * self.width)
         self._resolve("head_width", self.width // self.heads)
         self._resolve("kv_heads", self.heads)
-        self._resolve("cross_kv_heads", self.heads)
-        for name in ("kv_heads", "cross_kv_heads"):
-            if self.heads % getattr(self, name):
-                raise _invalid(f"heads {self.heads} is not a multiple of {name} {getattr(self, name)}")
-        if self.positions == "rotary" and self.head % 2:
-            raise _invalid(f"rotary positions need an even head width, not {self.head}")
+        self._resolve("cross_heads", self.heads)
+        self._resolve("cross_kv_heads", self.cross_heads)
+        self._resolve("cross_head_width", self.head_width)
+        for name in ("head_width", "kv_heads", "feedforward", "cross_heads", "cross_kv_heads", "cross_head_width"):
+            if getattr(self, name) < 1:
+                raise _invalid(f"{name} = {getattr(self, name)} is below 1")
+        for prefix in ("", "cross_"):
+            heads, groups = getattr(self, f"{prefix}heads"), getattr(self, f"{prefix}kv_heads")
+            if heads % groups:
+                raise _invalid(f"{prefix}heads {heads} is not a multiple of {prefix}kv_heads {groups}")
+        for rotated, width in (
+            (self.positions == "rotary", self.head),
+            (self.cross_attention_rope, self.cross_head_width or 0),
+        ):
+            if rotated and width % 2:
+                raise _invalid(f"rotary positions need an even head width, not {width}")
         if not 0 <= self.dropout < 1:
             raise _invalid(f"dropout {self.dropout} is not in [0, 1)")
 
-    def _resolve(self, name: str, value: int) -> None:
+    def _resolve(self, name: str, value: int | None) -> None:
         if getattr(self, name) is None:
             object.__setattr__(self, name, value)
 
@@ -116,7 +135,7 @@ class Block(nn.Module):
 
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
-        assert config.kv_heads and config.cross_kv_heads and config.feedforward  # resolved by the config
+        assert config.kv_heads and config.feedforward  # resolved by the config, as those of the cross attention
         self.layer = layer
         self.attention_norm = make_norm(config.norm, config.width, config.norm_eps)
         self.attention = SelfAttention(
@@ -130,13 +149,14 @@ class Block(nn.Module):
         )
         self.cross_norm = self.cross = None
         if config.cross_width is not None:
+            assert config.cross_heads and config.cross_kv_heads and config.cross_head_width
             self.cross_norm = make_norm(config.norm, config.width, config.norm_eps)
             self.cross = CrossAttention(
                 config.width,
                 config.cross_width,
-                config.heads,
+                config.cross_heads,
                 config.cross_kv_heads,
-                config.head,
+                config.cross_head_width,
                 bias=config.bias,
                 scale=config.attention_scale,
             )
@@ -149,9 +169,7 @@ class Block(nn.Module):
     ) -> Tensor:
         x_BSD = x_BSD + self._drop(self.attention(self.attention_norm(x_BSD), rotary, start, cache, self.layer))
         if memory is not None and self.cross is not None and self.cross_norm is not None:
-            keys_values = memory.keys_values(self.layer, self.cross, cache)
-            mixed = self.cross(self.cross_norm(x_BSD), keys_values, memory.mask_B11M)
-            x_BSD = x_BSD + self._drop(memory.silence_empty(mixed))
+            x_BSD = x_BSD + self._drop(memory.read(self.layer, self.cross, self.cross_norm(x_BSD), start, cache))
         return x_BSD + self._drop(self.feedforward(self.feedforward_norm(x_BSD)))
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -163,7 +181,8 @@ class CodeDecoder(nn.Module):
 
     Initialisation, as in GPT-2: every matrix and embedding N(0, 0.02), but the matrices that write into the residual
     stream (attention out, cross out, feedforward down) N(0, 0.02 / sqrt(2 * layers)); biases 0, gains 1; the null
-    condition N(0, 0.02). At the start all codes are about equally likely: the loss is ln(outputs).
+    condition N(0, 0.02). At the start all codes are about equally likely: the loss is ln(outputs). (A TextModel draws
+    the weights of its decoder anew, by fan-in: `initialise`.)
     """
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -175,6 +194,10 @@ class CodeDecoder(nn.Module):
         self.condition = TagCondition(config.tags, config.width) if config.tags else None
         rotary = config.positions == "rotary"
         self.rotary = Rotary(config.max_positions, config.head, config.rope_theta) if rotary else None
+        self.cross_rotary = None
+        if config.cross_attention_rope and config.cross_width is not None and config.cross_head_width:
+            positions = max(config.max_positions, _MEMORY_POSITIONS)
+            self.cross_rotary = Rotary(positions, config.cross_head_width, config.rope_theta)
         self.added = None if rotary else AddedPositions(config.positions, config.max_positions, config.width)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = make_norm(config.norm, config.width, config.norm_eps)
@@ -197,6 +220,11 @@ class CodeDecoder(nn.Module):
                 parameter.normal_(0.0, residual)
             else:
                 parameter.normal_(0.0, 0.02)
+
+    def told(self, tags_BG: Tensor, keep_B: Tensor) -> Told:
+        """The condition of items with these tags (multi-hot), of those with keep_B False the null condition; nothing
+        for a decoder without tags."""
+        return NOTHING if self.condition is None else Told(self.condition(tags_BG, keep_B))
 
     def forward(
         self,
@@ -242,7 +270,7 @@ class CodeDecoder(nn.Module):
         x_BSD = self.norm(self._blocks(grid_BSK, condition_BD, memory_BMD, memory_mask_BM, None, 0))
         return head_loss(
             x_BSD,
-            self.head.weight,
+            self.head.matrix(),
             targets_BSK,
             cardinality,
             weights_K=weights_K,
@@ -271,7 +299,7 @@ class CodeDecoder(nn.Module):
             x_BSD = self.added(x_BSD, place)
         if self.training and self.config.dropout:
             x_BSD = functional.dropout(x_BSD, self.config.dropout)
-        memory = None if memory_BMD is None else Memory(memory_BMD, memory_mask_BM)
+        memory = None if memory_BMD is None else Memory(memory_BMD, memory_mask_BM, self.cross_rotary)
         for block in self.blocks:
             x_BSD = block(x_BSD, self.rotary, place, cache, memory)
         if cache is not None:
@@ -300,7 +328,7 @@ class CodeDecoder(nn.Module):
         """Projects a memory into the cache before the first step, which would do it else (and be unlike the others)."""
         for layer, block in enumerate(self.blocks):
             assert isinstance(block, Block) and block.cross is not None  # else a memory is refused (MODEL005)
-            cache.memory[layer] = block.cross.project(memory_BMD)
+            cache.memory[layer] = block.cross.project(memory_BMD, self.cross_rotary)
 
     def _check(
         self, grid_BSK: Tensor, place: int | Tensor, condition_BD: Tensor | None, memory_BMD: Tensor | None
@@ -331,6 +359,8 @@ class CodeDecoder(nn.Module):
                 "a memory was given to a model without cross attention",
                 next="set cross_width in the model's configuration",
             )
+        if memory_BMD is not None and self.cross_rotary is not None:
+            check_positions(0, memory_BMD.shape[1], len(self.cross_rotary.cosine_PE))
 
 
 def _invalid(why: str) -> PartimentoError:

@@ -29,13 +29,21 @@ class Linear(nn.Linear):
     """nn.Linear through `linear`; inside `packed` with weights laid out for decoding."""
 
     packed_weight: Tensor | None = None
+    narrow: tuple[Tensor, Tensor | None] | None = None
+    """Inside `quantized.narrowed`: the weight in fewer bits, and the factor of each output."""
     parts: tuple[int, ...] | None = None
     """Rows of each matrix where several are fused into this one: what treats matrices as such must not mix them."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.narrow is not None:
+            return narrow_product(x, *self.narrow, self.bias)
         if self.packed_weight is not None and x.numel() * self.out_features >= _SMALL_PACKED:
             return onednn_product(x, self.packed_weight, self.bias)
         return linear(x, self.weight, self.bias)
+
+    def matrix(self) -> Tensor:
+        """[out, in]: what forward multiplies by, for who multiplies by itself."""
+        return self.weight
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -54,6 +62,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return functional.linear(x, weight, bias)
 
 
+def narrow_product(x: Tensor, weight_OI: Tensor, scale_O: Tensor | None, bias: Tensor | None) -> Tensor:
+    """x @ (weight * scale).T + bias in the type of x. Compiled, the weight is widened as it is read."""
+    y = linear(x, weight_OI.to(x.dtype))
+    y = y if scale_O is None else y * scale_O.to(x.dtype)
+    return y if bias is None else y + bias
+
+
 @contextmanager
 def packed(module: nn.Module, rows: int) -> Iterator[None]:
     """Holds a second copy of all float32 CPU weights in the layout that is fastest for `rows` rows at a time.
@@ -70,7 +85,7 @@ def packed(module: nn.Module, rows: int) -> Iterator[None]:
         yield
     finally:
         for layer in layers:
-            layer.packed_weight = None
+            vars(layer).pop("packed_weight", None)  # or compiled code, which asks for it, is compiled anew
 
 
 def product(a_NI: Tensor, b_OI: Tensor) -> Tensor:
@@ -108,7 +123,9 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 class _OneDNNLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        # The input is wanted for the gradient of the weight alone: beside a frozen one it is not kept.
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        ctx.shape = x.shape
         return onednn_product(x, weight, bias)
 
     @staticmethod
@@ -118,10 +135,9 @@ class _OneDNNLinear(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         # Contiguous, or the operator may fall back to its reference loops, a hundred times slower.
         gradient_NO = upstream[0].reshape(-1, weight.shape[0]).contiguous()
-        x_NI = x.reshape(-1, weight.shape[1]).contiguous()
         return (
-            onednn_product(gradient_NO, weight.t(), None).view(x.shape) if needs_x else None,
-            _weight_gradient(gradient_NO, x_NI) if needs_weight else None,
+            onednn_product(gradient_NO, weight.t(), None).view(ctx.shape) if needs_x else None,
+            _weight_gradient(gradient_NO, x.reshape(-1, weight.shape[1]).contiguous()) if needs_weight else None,
             gradient_NO.sum(0) if needs_bias else None,
         )
 

@@ -9,26 +9,27 @@ Shapes: B items, T frames, S grid steps, K codebooks, V outputs, D condition wid
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from partimento.errors import PartimentoError
+from partimento.models.conditions import NOTHING, Told
 from partimento.models.decoder import CodeDecoder
 from partimento.models.linear import packed
+from partimento.models.quantized import Weights, narrowed
 from partimento.progress import Progress, Quiet
-from partimento.sampling.guidance import Told, check_guidance
+from partimento.sampling.frame import CompiledSteps, Rows, check_compile, make_rows
+from partimento.sampling.guidance import UNGUIDED, Guidance, check_guidance
+from partimento.sampling.looks import Listener, Looks
 from partimento.sampling.row import write_row
 from partimento.sampling.rules import Noise, Rules
-from partimento.sampling.sheet import Sheet
+from partimento.sampling.sheet import FREE, Ending, Sheet
 from partimento.sampling.static import StaticSteps, write_static
 from partimento.tokens.patterns import Pattern
 from partimento.tokens.spec import Specials
-
-# Steps between looks whether all items have ended (a look waits for the device), and between progress updates.
-_LOOK = 16
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Played:
 
     codes_TK   int64 on the CPU, the prompt included
     ended      True if it ended by an EOS, False if it was cut at the frames asked for
-    entropy_K  mean entropy in nats of the model's distribution over codes where it drew (guided, at temperature 1,
-               before top-k and top-p); NaN when nothing was drawn
+    entropy_K  mean entropy in nats of the model's distribution over codes where it drew (guided, but not filtered; at
+               temperature 1, before top-k, top-p and min-p); NaN when nothing was drawn
     """
 
     codes_TK: Tensor
@@ -56,15 +57,15 @@ def generate(
     rules: Rules,
     context: int,
     prompt_BTK: Tensor | None = None,
-    condition_BD: Tensor | None = None,
-    null_BD: Tensor | None = None,
-    memory_BMD: Tensor | None = None,
-    memory_mask_BM: Tensor | None = None,
-    null_memory_BMD: Tensor | None = None,
-    null_memory_mask_BM: Tensor | None = None,
-    guidance: float = 1.0,
-    stop_at_eos: bool = True,
+    told: Told = NOTHING,
+    null: Told = NOTHING,
+    guidance: Guidance = UNGUIDED,
+    ending: Ending = FREE,
+    cardinalities: Sequence[int] | None = None,
     static: bool | None = None,
+    compile: bool = False,
+    weights: Weights = "full",
+    listener: Listener | None = None,
     progress: Progress | None = None,
 ) -> list[Played]:
     """Plays one item for each seed, `frames` frames each with the prompt counted, fewer if an item ends before.
@@ -73,17 +74,24 @@ def generate(
     does not depend on the others of its batch, a shorter result is the beginning of a longer one, and continuing a
     beginning with its own seed gives the same music (all up to the rounding of matrix products).
 
-    The memory is what cross attention reads, and the null memory what it reads for the other side of the guidance
-    (without one: nothing, as an item whose text was dropped in training). With `static` every step is one and the same
-    program (see `static`; None: everywhere but on a CPU); what is played does not depend on it.
+    `told` is the condition of every item, `null` that of the other side of the guidance (a null without a memory reads
+    nothing, as an item whose text was dropped in training). `cardinalities` are the codes of each book, where some have
+    fewer than others. `listener` gets the frames while they are played (see
+    `looks`). With `static` every step is one and the same program (see `static`; None: everywhere but on a CPU); what
+    is played does not depend on it. With `compile` a step is compiled (see `frame`): on a CPU by a C++ compiler, once a
+    machine, on a GPU by torch's, for a minute at the first playing of these shapes; what is played is the same up to
+    rounding. `weights` are then read as bfloat16 or int8 where asked for (see `models.quantized`), and played is
+    something a little else.
     Raises SAMPLE001 (frames, context or prompt impossible), SAMPLE002 (guidance without a null), SAMPLE003 (the
-    specials are not the model's), TOKEN002 (a prompt id is not a code).
+    specials are not the model's), SAMPLE011 (an ending that needs an EOS, without one), TOKEN002 (a prompt id is not a
+    code, or an id that is none was drawn), SAMPLE020, SAMPLE021, SAMPLE023 (it cannot be compiled), SAMPLE022 (narrow
+    weights, and not compiled).
     """
-    told = Told(condition_BD, memory_BMD, memory_mask_BM)
-    null = Told(null_BD, null_memory_BMD, null_memory_mask_BM)
+    check_compile(decoder, compile, weights)
     check_guidance(guidance, told, null)
     cardinality = _check_specials(decoder, specials)
     device = decoder.embedding.device
+    _check_told(told, null, len(seeds))
     prompt_BTK = _check_request(pattern, frames, seeds, context, prompt_BTK, cardinality, decoder)
     sheet = Sheet(
         pattern,
@@ -91,37 +99,42 @@ def generate(
         frames=frames,
         prompt_BTK=prompt_BTK,
         cardinality=cardinality,
-        stops=stop_at_eos and specials.eos is not None,
+        ending=ending,
         device=device,
+        cardinalities=cardinalities,
     )
-    if guidance != 1:
+    if not guidance.neutral:
         told = told.followed_by(null)
-    copies = 1 if guidance == 1 else 2
+    copies = 1 if guidance.neutral else 2
     if static is None:
         static = device.type != "cpu"
     gradless = torch.no_grad() if static else torch.inference_mode()  # XLA has no inference mode
-    with gradless, _evaluating(decoder), packed(decoder, len(seeds) * copies):
+    items, rows = len(seeds) * copies, min(context, sheet.steps)
+    with gradless, _evaluating(decoder), ExitStack() as stack:
         noise = Noise(seeds, pattern.codebooks, device)
-        look = _Looks(sheet, progress or Quiet())
+        look = Looks(sheet, progress or Quiet(), listener)
+        if not compile:
+            stack.enter_context(packed(decoder, items))
         if static:
+            stack.enter_context(narrowed(decoder, weights))
             starts = window_starts(sheet.first, sheet.steps, context)
             steps = StaticSteps(decoder, sheet, rules, noise, told, starts=starts, context=context, guidance=guidance)
-            entropy_SBK = write_static(steps, look)
+            entropy_SBK = write_static(steps, look, CompiledSteps(steps) if compile else steps.step)
         else:
-            entropy_SBK = _write_all(decoder, sheet, rules, noise, told, context, guidance, look)
+            predict = make_rows(decoder, items, rows, told, compile=compile, weights=weights)
+            entropy_SBK = _write_all(predict, sheet, rules, noise, context, guidance, look)
         look.over()
     # Copies made outside of inference mode, so that the codes may also be trained on.
     return [_played(sheet, item, entropy_SBK[:, item].clone()) for item in range(len(seeds))]
 
 
 def _write_all(
-    decoder: CodeDecoder,
+    predict: Rows,
     sheet: Sheet,
     rules: Rules,
     noise: Noise,
-    told: Told,
     context: int,
-    guidance: float,
+    guidance: Guidance,
     look: Callable[[int], bool],
 ) -> Tensor:
     """Draws every free row of the sheet in turn; the entropies_SBK of what was drawn from.
@@ -129,39 +142,20 @@ def _write_all(
     For a CPU, where the work counts and not the number of programs: rows without a draw are fed with the next one, and
     attention reads the filled part of the cache only.
     """
-    copies = 1 if guidance == 1 else 2
+    copies = 1 if guidance.neutral else 2
     entropy_SBK = torch.zeros(sheet.grid_BSK.transpose(0, 1).shape, device=sheet.grid_BSK.device)
-    cache = decoder.make_cache(len(sheet.end_B) * copies, min(context, sheet.steps), static=False)
     start = fed = window_start(sheet.first, context)
     for step in range(sheet.first, sheet.steps):
-        if not sheet.some_free[step]:
-            continue  # nothing to draw; the row is fed together with the next one
-        if (begin := window_start(step, context)) != start:
-            start = fed = begin
-            cache.reset()
-        rows_BSK = sheet.grid_BSK[:, fed:step].repeat(copies, 1, 1)
-        logits_BKV = decoder(rows_BSK, cache=cache, last=True, **told.arguments())[:, -1]
-        fed = step
-        entropy_SBK[step] = write_row(sheet, step, logits_BKV, rules, noise.at(step), guidance)
+        if sheet.some_free[step]:  # else nothing to draw: the row is fed together with the next one
+            if (begin := window_start(step, context)) != start:
+                start = fed = begin
+                predict.reset()
+            logits_BKV = predict(sheet.grid_BSK[:, fed:step].repeat(copies, 1, 1))
+            fed = step
+            entropy_SBK[step] = write_row(sheet, step, logits_BKV, rules, noise.at(step), guidance)
         if look(step):
             break
     return entropy_SBK
-
-
-class _Looks:
-    """Called after every step: at some of them tells the progress, and whether all items have ended."""
-
-    def __init__(self, sheet: Sheet, progress: Progress) -> None:
-        self.sheet, self.progress = sheet, progress
-
-    def __call__(self, step: int) -> bool:
-        if step % _LOOK:
-            return False
-        self.progress.update(step, self.sheet.steps)
-        return self.sheet.finished(step + 1)
-
-    def over(self) -> None:
-        self.progress.update(self.sheet.steps, self.sheet.steps)
 
 
 def window_start(step: int, context: int) -> int:
@@ -194,13 +188,27 @@ def _check_specials(decoder: CodeDecoder, specials: Specials) -> int:
     config = decoder.config
     cardinality = config.outputs - (specials.eos is not None)
     fits = specials.eos is None or specials.eos == cardinality
-    if not fits or min(specials.pad, specials.bos) < cardinality or specials.rows != config.rows:
+    # More rows than needed are harmless: Dia's tables have one that nothing uses.
+    if not fits or min(specials.pad, specials.bos) < cardinality or specials.rows > config.rows:
         raise PartimentoError(
             "SAMPLE003",
             f"{specials} do not belong to a model with {config.rows} rows and {config.outputs} outputs a codebook",
             next="use the specials that are stored with the run",
         )
     return cardinality
+
+
+def _check_told(told: Told, null: Told, items: int) -> None:
+    """Raises SAMPLE001 for a condition that is not one for each item."""
+    for name, side in (("told", told), ("null", null)):
+        rows = {len(part) for part in (side.condition_BD, side.memory_BMD, side.mask_BM) if part is not None}
+        if rows - {items}:
+            raise PartimentoError(
+                "SAMPLE001",
+                "this cannot be played",
+                why=f"{name} is of {', '.join(map(str, sorted(rows)))} items, and there are {items} seeds",
+                next="give one condition for each seed",
+            )
 
 
 def _check_request(

@@ -5,22 +5,24 @@ from __future__ import annotations
 from torch import Tensor
 
 from partimento.models.loss import code_entropy
-from partimento.sampling.guidance import guide
+from partimento.sampling.guidance import Guidance, guide
 from partimento.sampling.rules import Rules, draw
 from partimento.sampling.sheet import Sheet
 
 
 def write_row(
-    sheet: Sheet, step: int | Tensor, logits_BKV: Tensor, rules: Rules, uniform_BK: Tensor, guidance: float
+    sheet: Sheet, step: int | Tensor, logits_BKV: Tensor, rules: Rules, uniform_BK: Tensor, guidance: Guidance
 ) -> Tensor:
     """Guides, bans, draws and writes; the entropies_BK of what was drawn from. No host sync; changes the logits.
 
-    With a guidance other than 1 the logits are those of the items, then of the same items under null.
+    Unless the guidance is neutral the logits are those of the items, then of the same items under null.
     """
-    if guidance != 1:
+    sheet.forbid(logits_BKV)
+    entropy_of_BKV = logits_BKV
+    if not guidance.neutral:
         conditional_BKV, null_BKV = logits_BKV.chunk(2)
-        logits_BKV = guide(conditional_BKV, null_BKV, guidance)
-    entropy_BK = code_entropy(logits_BKV, sheet.cardinality)
+        logits_BKV, entropy_of_BKV = guide(conditional_BKV, null_BKV, guidance, sheet.share_S[step])
+    entropy_BK = code_entropy(entropy_of_BKV, sheet.cardinality)
     sheet.ban(logits_BKV, step)
     sheet.write(step, draw(logits_BKV, rules, uniform_BK))
     return entropy_BK

@@ -1,7 +1,8 @@
 """How a code is drawn from logits: temperature, top-k, top-p, and noise that belongs to the item.
 
-Order: temperature, then top-k, then top-p on what is left (renormalised), then the draw. Bans (EOS where it may not
-stand) come before all of it and are the caller's.
+Order: temperature, then top-k, then top-p on what is left (renormalised), then min-p, then the draw: that of
+transformers. Guidance and bans (EOS where it may not stand) come before all of it and are the caller's, so that
+temperature 0 obeys them too.
 Shapes: B items, K codebooks, V outputs.
 """
 
@@ -20,32 +21,38 @@ from partimento.errors import PartimentoError
 
 # Uniform numbers are drawn for so many steps at a time; part of the key, so changing it changes what a seed plays.
 _BLOCK = 64
+COLDEST = 1e-30
+"""What is far colder is 0 in float32, and a division by it NaN, from which an id would be drawn that is no code."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """temperature 0 takes the most likely code; top_k 0 and top_p 1 are off.
+    """temperature 0 takes the most likely code; top_k 0, top_p 1 and min_p 0 are off.
 
     top_k keeps the k most likely codes; top_p keeps the most likely codes up to and with the first one at which their
-    sum reaches p (Holtzman et al. 2020); both also keep what is exactly as likely as the last one kept.
+    sum reaches p (Holtzman et al. 2020); both also keep what is exactly as likely as the last one kept. min_p keeps the
+    codes that are at least so many times as likely as the likeliest (Nguyen et al. 2024).
     Raises SAMPLE001 out of range.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
 
     def __post_init__(self) -> None:
         for fits, text in (
-            (math.isfinite(self.temperature) and self.temperature >= 0, f"temperature {self.temperature}"),
+            (self.temperature == 0 or COLDEST <= self.temperature < math.inf, f"temperature {self.temperature}"),
             (self.top_k >= 0, f"top_k {self.top_k}"),
             (0 < self.top_p <= 1, f"top_p {self.top_p}"),
+            (0 <= self.min_p <= 1, f"min_p {self.min_p}"),
         ):
             if not fits:
                 raise PartimentoError(
                     "SAMPLE001",
                     f"{text} is out of range",
-                    next="temperature >= 0 (0: most likely code), top_k >= 0 (0: off), 0 < top_p <= 1 (1: off)",
+                    next=f"temperature 0 (most likely code) or at least {COLDEST:g}, top_k >= 0 (0: off), "
+                    "0 < top_p <= 1 (1: off), 0 <= min_p <= 1 (0: off)",
                 )
 
 
@@ -55,18 +62,38 @@ def probabilities(logits: Tensor, rules: Rules) -> Tensor:
         # Against the largest first: a small temperature must not overflow.
         logits = (logits - logits.amax(dim=-1, keepdim=True)) / rules.temperature
     p = logits.softmax(dim=-1)
-    if rules.top_k == 0 and rules.top_p == 1:
+    least = _least(p, rules)
+    if least is None:
         return p
-    ordered = _descending(p)
-    if rules.top_k:
-        ordered = ordered[..., : rules.top_k]
-    least = ordered[..., -1:]
-    if rules.top_p < 1:
-        before = ordered.cumsum(dim=-1) - ordered
-        kept = (before < rules.top_p * ordered.sum(dim=-1, keepdim=True)).sum(dim=-1, keepdim=True)
-        least = ordered.gather(-1, kept - 1)
     p = p * (p >= least)
     return p / p.sum(dim=-1, keepdim=True)
+
+
+def _least(p: Tensor, rules: Rules) -> Tensor | None:
+    """The probability [..., 1] of the least likely code that all rules keep; None if they are off."""
+    least = p.amax(dim=-1, keepdim=True) * rules.min_p if rules.min_p else None
+    if rules.top_k == 0 and rules.top_p == 1:
+        return least
+    if rules.top_p == 1:
+        last = kth_largest(p, rules.top_k)
+    else:
+        ordered = _descending(p)
+        if rules.top_k:
+            ordered = ordered[..., : rules.top_k]
+        before = ordered.cumsum(dim=-1) - ordered
+        kept = (before < rules.top_p * ordered.sum(dim=-1, keepdim=True)).sum(dim=-1, keepdim=True)
+        last = ordered.gather(-1, (kept - 1).clamp(min=0))
+    return last if least is None else torch.maximum(least, last)
+
+
+def kth_largest(values: Tensor, k: int) -> Tensor:
+    """[..., 1]: the k-th of the last dimension, the last of all if there are fewer. On a CPU as `_descending`."""
+    k = min(k, values.shape[-1])
+    if values.is_cpu and not torch.compiler.is_compiling():
+        # Not numpy's partition, which is slow where many values are equal: after a filter most are 0.
+        place = values.shape[-1] - k
+        return torch.from_numpy(np.sort(values.numpy(), axis=-1)[..., place : place + 1].copy())
+    return values.topk(k, dim=-1).values[..., -1:]
 
 
 def _descending(values: Tensor) -> Tensor:
@@ -79,15 +106,17 @@ def _descending(values: Tensor) -> Tensor:
 def draw(logits_BKV: Tensor, rules: Rules, uniform_BK: Tensor) -> Tensor:
     """ids_BK: the argmax at temperature 0, else the inverse of the distribution function at `uniform_BK` in [0, 1).
 
-    One number decides a code, so two models that agree draw the same code from the same noise. No host sync.
+    One number decides a code, so two models that agree draw the same code from the same noise. No host sync: logits
+    that are no numbers, or of which none is possible, give the id V, which no code has and `Sheet.codes` refuses.
     """
     if rules.temperature == 0:
-        return logits_BKV.argmax(dim=-1)
+        most_BK, id_BK = logits_BKV.max(dim=-1)
+        return id_BK.masked_fill(~most_BK.isfinite(), logits_BKV.shape[-1])
     up_to_BKV = probabilities(logits_BKV, rules).cumsum(dim=-1)
     at_BK1 = uniform_BK[..., None] * up_to_BKV[..., -1:]
     # The first id whose sum exceeds the number, so that an id of probability 0 is never drawn. (XLA can count, and not
     # search.)
-    return (up_to_BKV <= at_BK1).sum(dim=-1)
+    return (~(up_to_BKV > at_BK1)).sum(dim=-1)
 
 
 class Noise:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from partimento.models.cache import StaticCache
+from partimento.models.conditions import Told
 from partimento.models.decoder import CodeDecoder
-from partimento.sampling.guidance import Told
+from partimento.sampling.guidance import UNGUIDED, Guidance
 from partimento.sampling.row import write_row
 from partimento.sampling.rules import Noise, Rules
 from partimento.sampling.sheet import Sheet
@@ -37,10 +38,10 @@ class StaticSteps:
         *,
         starts: dict[int, int],
         context: int,
-        guidance: float = 1.0,
+        guidance: Guidance = UNGUIDED,
     ) -> None:
         self.decoder, self.sheet, self.rules, self.guidance = decoder, sheet, rules, guidance
-        self.copies = 1 if guidance == 1 else 2
+        self.copies = 1 if guidance.neutral else 2
         items, device = len(sheet.end_B), sheet.grid_BSK.device
         cache = decoder.make_cache(items * self.copies, min(context, sheet.steps), static=True)
         assert isinstance(cache, StaticCache)
@@ -78,12 +79,15 @@ class StaticSteps:
         return self.decoder(rows_BSK, cache=self.cache, last=True, **self.told)[:, -1]
 
 
-def write_static(steps: StaticSteps, look: Callable[[int], bool]) -> Tensor:
-    """Draws the rows of the sheet in turn until `look`, asked after each, says that it is enough; entropies_SBK."""
+def write_static(steps: StaticSteps, look: Callable[[int], bool], draw_next: Callable[[], None]) -> Tensor:
+    """Draws the rows of the sheet in turn until `look`, asked after each, says that it is enough; entropies_SBK.
+
+    `draw_next` is `steps.step`, or a faster way of doing the same (`frame`).
+    """
     for step in range(steps.sheet.first, steps.sheet.steps):
         if step in steps.starts:
             steps.start_window(step)
-        steps.step()
+        draw_next()
         if look(step):
             break
     return steps.entropy_SBK

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
@@ -26,6 +28,7 @@ from partimento.tokens.places import Place, Places
 from partimento.tokens.select import Selection
 from partimento.tokens.spec import Specials
 from partimento.tokens.tagtable import TagTable, tag_table
+from partimento.tokens.text import Words
 
 _REDRAWS = 100
 _PART = 64  # items that are laid out together: what they need stays in the processor's cache, and in malloc's hands
@@ -38,18 +41,24 @@ class Item(NamedTuple):
     start: int
     tags: tuple[str, ...]
     keep: bool
+    caption: str = ""
+
+    @property
+    def words(self) -> Words:
+        return Words(self.tags, self.caption)
 
 
 @dataclass(frozen=True)
 class Batch:
     """grid_BSK int16, or int32 where the ids need it, on the host, with S = window + 1 rows (inputs are rows :-1,
     targets rows 1:), tags_BG float32 multi-hot over the tag vocabulary, keep_B bool (False: the null condition), items
-    (clip, start)."""
+    (clip, start), and the words of each item, for models that read text."""
 
     grid_BSK: Tensor
     tags_BG: Tensor
     keep_B: Tensor
     items: list[tuple[int, int]]
+    words_B: list[Words]
 
     @property
     def null_share(self) -> float:
@@ -58,11 +67,13 @@ class Batch:
 
 
 class Draw:
-    """Draws windows of `window` steps (inputs) from one split of a pack.
+    """Draws windows of `window` steps (inputs) from one split of a pack, `begin_share` of them at the clip's beginning.
 
     Of each item's tags `tag_dropout` are dropped one by one, the rest is shuffled (`tag_shuffle`) and cut to
     `tag_limit` (`tags.augment`); `null_share` of the items lose their condition whole. An item without tags (none
     given, or all dropped) has keep False as well: what has no condition gets the null condition, never an empty sum.
+    `words` says what there is to a condition: "tags", "caption" (the tags are not told then) or "both"; None is for
+    models that know tags by their column only. `caption_dropout` of the captions are dropped from items with tags.
     Clips end with EOS where the specials have one. A clip shorter than the window is followed by PAD.
 
     `selection` says which clips of the split may be drawn, and have a say in the vocabulary of tags; all by default.
@@ -84,16 +95,20 @@ class Draw:
         split: str = "train",
         window: int,
         seed: int = 0,
+        begin_share: float = 0.0,
         null_share: float = 0.0,
         tag_dropout: float = 0.0,
         tag_shuffle: bool = False,
         tag_limit: int | None = None,
         selection: Selection | None = None,
+        words: Literal["tags", "caption", "both"] | None = None,
+        caption_dropout: float = 0.0,
     ) -> None:
         self.pack, self.pattern, self.specials = pack, pattern, specials
         self.split, self.window, self.seed = split, window, seed
         self.null_share = null_share
         self.tag_dropout, self.tag_shuffle, self.tag_limit = tag_dropout, tag_shuffle, tag_limit
+        self.words, self.caption_dropout = words, caption_dropout
         self.ends = specials.eos is not None
         self.selection = selection
         self.clips = self._of_split(split)
@@ -107,7 +122,14 @@ class Draw:
                 next=f"set data.window to {longest} or less, and the windows of train.stages",
             )
         self._places = Places(
-            self.clips, pack.clips.frames, pattern, ends=self.ends, window=window, seed=seed, split=split
+            self.clips,
+            pack.clips.frames,
+            pattern,
+            ends=self.ends,
+            window=window,
+            seed=seed,
+            split=split,
+            begin_share=begin_share,
         )
 
     def _of_split(self, split: str) -> NDArray[np.int32]:
@@ -126,13 +148,18 @@ class Draw:
 
     @property
     def expected_null_share(self) -> float:
-        """Share of the items that have the null condition, in the long run: dropped, or of a clip without tags.
+        """Share of the items that have the null condition, in the long run: dropped, or of a clip without words.
 
         (Items that lose all their tags one by one to tag_dropout come on top.)
         """
         slots = self._places.slots_each()
-        untagged = self._tags.counts(self.clips) == 0
-        bare = float(slots[untagged].sum() / slots.sum())
+        bare_C = np.ones(len(self.clips), dtype=bool)
+        if self.words != "caption":
+            bare_C &= self._tags.counts(self.clips) == 0
+        if self.words in ("caption", "both"):
+            captions = self.pack.clips.caption.arrow.take(pa.array(self.clips))
+            bare_C &= ~pc.greater(pc.fill_null(pc.utf8_length(captions), 0), 0).to_numpy()
+        bare = float(slots[bare_C].sum() / slots.sum())
         return bare + (1 - bare) * self.null_share
 
     @cached_property
@@ -177,9 +204,22 @@ class Draw:
         made = []
         columns = (index_B.tolist(), clip_B.tolist(), start_B.tolist(), keep_B.tolist())
         for index, clip, start, keep in zip(*columns, strict=True):
-            tags = self._augmented(self._tags.of(clip), index)
-            made.append(Item(clip, start, tags, keep and bool(tags)))
+            tags, caption = self._told(clip)
+            tags = self._augmented(tags, index)
+            if caption and tags and self.caption_dropout:
+                kept = keyed.uniform("caption", self.seed, self.split, index) >= self.caption_dropout
+                caption = caption if kept else ""
+            made.append(Item(clip, start, tags, keep and bool(tags or caption), caption))
         return made
+
+    def _told(self, clip: int) -> tuple[tuple[str, ...], str]:
+        """All that there is to tell of a clip: tags and caption."""
+        tags = self._tags.of(clip) if self.words != "caption" else ()
+        return tags, (self.pack.clips.caption[clip] or "").strip() if self.words in ("caption", "both") else ""
+
+    def words_of(self, clip: int) -> Words:
+        """All that there is to tell of a clip."""
+        return Words(*self._told(clip))
 
     def _augmented(self, tags: tuple[str, ...], index: int) -> tuple[str, ...]:
         return tagging.augment(
@@ -229,10 +269,9 @@ class Draw:
         whole_N = self.pack.ensure(clip_N)
         if not whole_N.any():
             raise self._nothing_whole(f"all clips to evaluate on, of the split {self.split!r}, are damaged")
-        return [
-            Item(clip, start, tags := self._tags.of(clip), bool(tags))
-            for clip, start in zip(clip_N[whole_N].tolist(), start_N[whole_N].tolist(), strict=True)
-        ]
+        places = zip(clip_N[whole_N].tolist(), start_N[whole_N].tolist(), strict=True)
+        told = ((clip, start, *self._told(clip)) for clip, start in places)
+        return [Item(clip, start, tags, bool(tags or caption), caption) for clip, start, tags, caption in told]
 
     def targets(self, items: Sequence[Item]) -> list[list[tuple[int, int, int]]]:
         """For each book, the spans (clip, first frame, last frame) whose codes are the targets of these windows.
@@ -264,12 +303,15 @@ class Draw:
         ones = [(row, self._column[tag]) for row, item in enumerate(items) for tag in item.tags if tag in self._column]
         if ones:
             tags_BG[tuple(zip(*ones, strict=True))] = 1
-        keep_B = np.asarray([item.keep for item in items], dtype=bool) & tags_BG.any(axis=1)
+        keep_B = np.asarray([item.keep for item in items], dtype=bool)
+        if self.words is None:
+            keep_B &= tags_BG.any(axis=1)
         return Batch(
             grid_BSK=torch.from_numpy(grid_BSK),
             tags_BG=torch.from_numpy(tags_BG),
             keep_B=torch.from_numpy(keep_B),
             items=[(item.clip, item.start) for item in items],
+            words_B=[item.words for item in items],
         )
 
     def _grids(self, clip_B: NDArray[np.int64], start_B: NDArray[np.int64]) -> NDArray[Any]:

@@ -62,10 +62,11 @@ class Pattern:
             )
 
     @classmethod
-    def named(cls, name: str | Sequence[int], codebooks: int) -> Pattern:
+    def named(cls, name: str | Sequence[int], codebooks: int, channels: Sequence[int] = ()) -> Pattern:
         """`delay` (0, 1, 2, ...), `parallel` (0, 0, ...), `flat` (one code a step), `dia` (0, 8, 9, ...), or a list.
 
-        Raises TOKEN001 for another name, or a list that has not one delay for each codebook.
+        For codes of several channels `channels` says how many books each has (`CodecSpec.books`): delay and dia then
+        start again in each. Raises TOKEN001 for another name, or a list that has not one delay for each codebook.
         """
         if not isinstance(name, str):
             pattern = cls(tuple(name))
@@ -76,14 +77,15 @@ class Pattern:
                     next="set model.pattern to one delay for each codebook, or to a name such as delay",
                 )
             return pattern
+        books = tuple(channels) or (codebooks,)
         if name == "delay":
-            return cls(tuple(range(codebooks)))
+            return cls(tuple(delay for count in books for delay in range(count)))
         if name == "parallel":
             return cls((0,) * codebooks)
         if name == "flat":
             return cls(tuple(range(codebooks)), stride=codebooks)
         if name == "dia":
-            return cls((0, *range(8, 8 + codebooks - 1)))
+            return cls(tuple(delay for count in books for delay in (0, *range(8, 8 + count - 1))))
         raise PartimentoError(
             "TOKEN001", f"unknown pattern {name!r}", next=f"use one of {', '.join(NAMES)}, or a list of delays"
         )

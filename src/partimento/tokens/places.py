@@ -22,7 +22,8 @@ _CHUNK = 1 << 20
 class Places:
     """Places of windows of `window` + 1 grid rows in the clips numbered `clips`.
 
-    `frames` are those of all clips of the pack; `ends`: clips end with a row of EOS.
+    `frames` are those of all clips of the pack; `ends`: clips end with a row of EOS; `begin_share` of the windows begin
+    with their clip, on top of those that are drawn there.
     """
 
     def __init__(
@@ -35,7 +36,9 @@ class Places:
         window: int,
         seed: int,
         split: str,
+        begin_share: float = 0.0,
     ) -> None:
+        self.begin_share = begin_share
         self.clips, self.frames, self.pattern = clips, frames, pattern
         self.ends, self.window, self.seed, self.split = ends, window, seed, split
         self._slot_ends = self._count()
@@ -107,7 +110,11 @@ class Places:
         # The overhang folds back onto the true start and the true end, so that both are seen often.
         room_B, overhang = np.maximum(0, self.steps(clip_B) - (self.window + 1)), self.window // 8
         drawn_B = keyed.below_many(room_B + 2 * overhang + 1, index_B, "start", self.seed, self.split, attempt)
-        return clip_B.astype(np.int64), np.clip(drawn_B - overhang, 0, room_B)
+        start_B = np.clip(drawn_B - overhang, 0, room_B)
+        if self.begin_share:
+            begins_B = keyed.uniform_many(index_B, "begin", self.seed, self.split, attempt) < self.begin_share
+            start_B[begins_B] = 0
+        return clip_B.astype(np.int64), start_B
 
     def tiles(self, n: int) -> Place:
         """Up to `n` places, no two of which share a target row, the same for every seed; sorted by clip and start."""

@@ -24,7 +24,9 @@ class Ema:
         self.decay = decay
         self.weights = {name: tensor.clone() for name, tensor in named_state(module).items()}
         self.updates = torch.zeros((), device=next(iter(self.weights.values())).device)
-        self._averaged = [name for name, weight in module.named_parameters() if weight.is_floating_point()]
+        self._averaged = [
+            name for name, weight in module.named_parameters() if name in self.weights and weight.is_floating_point()
+        ]
 
     @torch.no_grad()
     def update(self, bad: Tensor) -> None:
@@ -45,11 +47,15 @@ def _local(tensor: Tensor) -> Tensor:
 
 
 def named_state(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers, detached but not copied; a tied one appears once, under its first name."""
+    """Parameters and persistent buffers, detached but not copied; a tied one appears once, under its first name.
+
+    Frozen parameters are left out: they are not averaged, and a checkpoint names the folder of weights that they are.
+    """
     seen: set[int] = set()
     state: dict[str, Tensor] = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
+        frozen = isinstance(tensor, nn.Parameter) and not tensor.requires_grad
+        if id(tensor) not in seen and not frozen:
             seen.add(id(tensor))
             state[name] = tensor.detach()
     return state

@@ -1,12 +1,13 @@
-"""A trained code model that can play: the decoder with everything that gives its ids a meaning.
+"""A trained code model that can play: the module with everything that gives its ids a meaning.
 
-Training's demos and `partimento sample` both play through this class; a checkpoint alone is enough to make one.
+Training's demos and `partimento sample` both play through this class; a checkpoint alone is enough to make one (and the
+folder of the weights that it was built upon, where some of those were frozen).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,48 +16,95 @@ import torch
 from torch import Tensor
 
 from partimento.errors import PartimentoError
-from partimento.models.decoder import CodeDecoder, DecoderConfig
+from partimento.models import lora
+from partimento.models.conditions import NOTHING, Told
+from partimento.models.decoder import CodeDecoder
+from partimento.models.dia import TextModel
+from partimento.models.quantized import Weights
 from partimento.progress import Progress
 from partimento.runs import checkpoint
 from partimento.sampling.generate import Played, generate
+from partimento.sampling.guidance import UNGUIDED, Guidance
 from partimento.sampling.rules import Rules
-from partimento.tokens import tags as tagging
+from partimento.sampling.sheet import Ending
 from partimento.tokens.patterns import Pattern
 from partimento.tokens.spec import CodecSpec, Specials
+from partimento.tokens.text import NO_WORDS, Words
+from partimento.training import building
+from partimento.training.building import Built, Coder
 from partimento.training.ema import copy_into, named_state
+from partimento.training.objective import decoder_of, tell
+
+CONVENTION = "u + s (c - u)"
 
 
 @dataclass(frozen=True)
 class Player:
-    """`tags` are the columns of the condition, `window` the rows that the model was trained to see, `null_share` the
-    share of training items without a condition: at 0 the null condition was never learned and is not played."""
+    """`coder` turns words into what the module is told, `window` is the number of rows that it was trained to see,
+    `null_share` the share of training items without a condition, `null_trained` says whether the weights it started
+    from knew the null condition: if neither, it was never learned and is not played. `rule` is how guidance was meant
+    by who trained it, and `how` what rebuilds the module."""
 
-    decoder: CodeDecoder
+    module: CodeDecoder | TextModel
     spec: CodecSpec
     pattern: Pattern
     specials: Specials
-    tags: tuple[str, ...]
+    coder: Coder
     window: int
     null_share: float
+    ending: Ending
+    rule: Literal["mix", "filter"]
+    null_trained: bool
+    how: dict[str, Any]
+
+    @classmethod
+    def of(cls, built: Built, spec: CodecSpec, window: int, null_share: float) -> Player:
+        return cls(
+            built.module,
+            spec,
+            built.pattern,
+            built.specials,
+            built.coder,
+            window,
+            null_share,
+            built.ending,
+            built.rule,
+            built.null_trained,
+            built.how,
+        )
+
+    @property
+    def decoder(self) -> CodeDecoder:
+        return decoder_of(self.module)
+
+    @property
+    def family(self) -> str:
+        return "dia" if isinstance(self.module, TextModel) else "rvq"
 
     def description(self) -> dict[str, Any]:
         """JSON from which `from_checkpoint` rebuilds this player around stored weights."""
         return {
-            "decoder": self.decoder.config.to_json(),
+            "family": self.family,
+            **self.how,
             "spec": self.spec.to_json(),
             "pattern": {"delays": list(self.pattern.delays), "stride": self.pattern.stride},
             "specials": dataclasses.asdict(self.specials),
-            "tags": list(self.tags),
             "window": self.window,
             "null_share": self.null_share,
+            "null_trained": self.null_trained,
+            "ending": dataclasses.asdict(self.ending),
+            "guidance": {"convention": CONVENTION, "rule": self.rule},
         }
 
     @classmethod
     def from_checkpoint(
         cls, path: Path, weights: Literal["ema", "raw"] = "ema", device: torch.device | str = "cpu"
     ) -> Player:
-        """The player of the checkpoint folder `path`. Raises CKPT001 (damaged), CKPT004 (it has no averaged weights),
-        MODEL001 and TRAIN003 (written by another version)."""
+        """The player of the checkpoint folder `path`; adapters are merged into the weights that they adapt.
+
+        Raises CKPT001 (damaged), CKPT004 (it has no averaged weights), MODEL001 and TRAIN003 (written by another
+        version), WEIGHTS... (the weights that it was built upon are gone, or others).
+        """
         stored = checkpoint.load(path, ()).state
         if weights == "ema" and not stored["ema_updates"]:
             raise PartimentoError(
@@ -67,38 +115,60 @@ class Player:
                 next="play the raw ones: --weights raw",
             )
         told = stored["description"]
-        with torch.random.fork_rng(devices=[]):  # a new decoder draws weights, which are replaced below
-            decoder = CodeDecoder(DecoderConfig.from_json(told["decoder"])).to(device).eval()
-        player = cls(
-            decoder=decoder,
+        with torch.random.fork_rng(devices=[]):  # a new module draws weights, which are replaced below
+            module = building.rebuild(told)
+        part = {"ema": "ema", "raw": "model"}[weights]
+        copy_into(named_state(module), checkpoint.load(path, (part,)).parts[part])
+        if told.get("lora"):
+            lora.merge(module)
+        how = {name: told[name] for name in ("decoder", "model", "base", "freeze", "lora") if name in told}
+        words = told.get("words") or {"kind": "tags", "tags": told["tags"]}  # before there was text
+        return cls(
+            module=module.to(device).eval(),
             spec=CodecSpec.from_json(told["spec"]),
             pattern=Pattern(tuple(told["pattern"]["delays"]), told["pattern"]["stride"]),
             specials=Specials(**told["specials"]),
-            tags=tuple(told["tags"]),
+            coder=building.coder(words),
             window=told["window"],
             null_share=told["null_share"],
+            ending=Ending(**told.get("ending", {})),
+            rule=told.get("guidance", {}).get("rule", "mix"),
+            null_trained=told.get("null_trained", False),
+            how={**how, "words": words},
         )
-        part = {"ema": "ema", "raw": "model"}[weights]
-        copy_into(named_state(player.decoder), checkpoint.load(path, (part,)).parts[part])
-        return player
 
-    def require(self, tags: Sequence[str], guidance: float = 1.0) -> tuple[str, ...]:
-        """The tags, once it is sure that they can be played so. Raises TOKEN003, SAMPLE002, SAMPLE005."""
-        names = tagging.require(tags, self.tags)
-        if guidance != 1 and not names:
+    def require(self, words: Words, guidance: float = 1.0) -> Words:
+        """The words, once it is sure that they can be played so. Raises TOKEN003, TEXT..., SAMPLE002, SAMPLE005."""
+        words = self.coder.require(words)
+        if guidance != 1 and not words:
             raise PartimentoError(
                 "SAMPLE002",
-                f"guidance {guidance:g} has nothing to guide to: no tags are given",
-                next="give tags, or leave guidance at 1",
+                f"guidance {guidance:g} has nothing to guide to: no tags and no text are given",
+                next="give tags or a prompt, or leave guidance at 1",
             )
-        if self.tags and self.null_share == 0 and (guidance != 1 or not names):
+        conditioned = self.family == "dia" or bool(self.coder.tags)
+        if conditioned and not self.knows_null and (guidance != 1 or not words):
             raise PartimentoError(
                 "SAMPLE005",
-                f"{f'guidance {guidance:g}' if guidance != 1 else 'playing without tags'} needs the null condition",
+                f"{f'guidance {guidance:g}' if guidance != 1 else 'playing without words'} needs the null condition",
                 why="every item of its training had a condition (data.null_share = 0), so the null was never learned",
                 next="give tags and leave guidance at 1, or train with data.null_share=0.1",
             )
-        return names
+        return words
+
+    @property
+    def knows_null(self) -> bool:
+        return self.null_share > 0 or self.null_trained
+
+    def told(self, words_B: Sequence[Words]) -> tuple[Told, Told]:
+        """What the decoder is told of items with these words, and of the same items under null: by the very function
+        that training and validation use."""
+        device = self.decoder.embedding.device
+        condition = [tensor.to(device) for tensor in self.coder.batch(words_B)]
+        keep_B = torch.tensor([bool(words) for words in words_B], device=device)
+        with torch.no_grad():
+            told = tell(self.module, condition, keep_B)
+            return told, tell(self.module, condition, torch.zeros_like(keep_B))
 
     def play(
         self,
@@ -106,25 +176,24 @@ class Player:
         frames: int,
         seeds: Sequence[int],
         rules: Rules,
-        tags: Sequence[str] = (),
-        prompt_TK: Tensor | None = None,
-        guidance: float = 1.0,
+        words: Words | Sequence[Words] = NO_WORDS,
+        prompt_BTK: Tensor | None = None,
+        guidance: Guidance = UNGUIDED,
+        static: bool | None = None,
+        compile: bool = False,
+        weights: Weights = "full",
+        listener: Callable[[int, Tensor, list[int | None]], None] | None = None,
         progress: Progress | None = None,
     ) -> list[Played]:
-        """One item for each seed: `frames` frames, the prompt counted, under `tags` (none: the null condition).
+        """One item for each seed: `frames` frames, the prompt counted, under its words (none: the null condition).
 
-        Raises TOKEN003 (unknown tag), SAMPLE001 (impossible request), SAMPLE002 (guidance without tags), SAMPLE005 (the
-        null condition is needed and was never trained).
+        `words` are one for all or one for each, and so is the first dimension of `prompt_BTK`. Raises TOKEN003 and
+        TEXT... (words that it does not know), SAMPLE001 (impossible request), SAMPLE002 (guidance without words),
+        SAMPLE005 (the null condition is needed and was never trained), SAMPLE020 to SAMPLE023 (`compile`, `weights`).
         """
-        names = self.require(tags, guidance)
-        condition, device = self.decoder.condition, self.decoder.embedding.device
-        condition_BD = null_BD = None
-        if condition is not None:
-            row_G = torch.from_numpy(tagging.multi_hot(names, self.tags)).to(device)
-            keep_B = torch.full((len(seeds),), bool(names), device=device)
-            with torch.no_grad():
-                condition_BD = condition(row_G.expand(len(seeds), -1), keep_B)
-                null_BD = condition.null(len(seeds))
+        words_B = [words] * len(seeds) if isinstance(words, Words) else list(words)
+        words_B = [self.require(one, guidance.scale) for one in words_B]
+        told, null = self.told(words_B) if seeds else (NOTHING, NOTHING)
         return generate(
             self.decoder,
             self.pattern,
@@ -133,9 +202,15 @@ class Player:
             seeds=seeds,
             rules=rules,
             context=self.window,
-            prompt_BTK=None if prompt_TK is None else prompt_TK.expand(len(seeds), -1, -1),
-            condition_BD=condition_BD,
-            null_BD=null_BD,
+            prompt_BTK=None if prompt_BTK is None else prompt_BTK.expand(len(seeds), -1, -1),
+            told=told,
+            null=NOTHING if guidance.neutral else null,
             guidance=guidance,
+            ending=self.ending,
+            cardinalities=self.spec.cardinalities,
+            static=static,
+            compile=compile,
+            weights=weights,
+            listener=listener,
             progress=progress,
         )

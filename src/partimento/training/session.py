@@ -16,7 +16,7 @@ from typing import Any
 from partimento import commit
 from partimento.errors import PartimentoError
 from partimento.progress import Progress
-from partimento.runs import checkpoint
+from partimento.runs import checkpoint, demos
 from partimento.runs.events import EventLog, read_events
 from partimento.runs.run import Run, resume_command
 from partimento.training import devices, halting
@@ -87,6 +87,8 @@ class Session:
         found = self.keeper.newest(self.note)
         if found is None:
             self.event("start", **self.state.environment(), optimizer=self.state.optimizer.table())
+            for text in self.task.notes:
+                self.note(text)
             with stop.at_once():
                 self.task.start()
                 if self.config.train.metric is not None:
@@ -197,9 +199,9 @@ class Session:
         left = self.step
         self.keeper.load(target, "abandoned")
         if self.main:
-            for demos in checkpoint.visible(self.run.demos_path):
-                if demos.name > target.name:  # played by weights that are no more; these steps play anew
-                    checkpoint.set_aside(demos, "abandoned")
+            for played in checkpoint.visible(self.run.demos_path):
+                if played.name > target.name:  # by weights that are no more; these steps play anew
+                    checkpoint.set_aside(played, "abandoned")
         self.state.guard.forgive()  # its last skips led here; one more would not be a reason to go back again
         self.state.counters.rollbacks = [*rollbacks, {"step": left, "to": self.step, "reason": reason}]
         factor = self.state.rate_factor
@@ -332,6 +334,8 @@ class Session:
             using = self.state.playing()
             if using is not None and (path := self.task.demos(self.run.demos_path, self.step, using)) is not None:
                 self.event("demo", path=str(path.relative_to(self.run.path)))
+                for kind, figures in demos.read(path).events():
+                    self.event(kind, **figures)
             self.parallel.barrier()
         if goes_on:
             self.progress.stage("train", self._plan())

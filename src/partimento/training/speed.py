@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from partimento.models.attention import CrossAttention, SelfAttention
+from partimento.models.attention import CrossAttention, SelfAttention, TextAttention
+from partimento.models.dia import TextModel
+from partimento.models.text import TextEncoder
 from partimento.training import devices
 
 _TERA = 1e12
@@ -51,19 +53,39 @@ def flops_per_item(module: nn.Module, window: int, memory: int = 0) -> float:
     """FLOPs of one item of `window` tokens in training (forward and backward).
 
     6 a token for each weight of a linear or convolutional layer (heads included; embeddings that are looked up are
-    not), and 12 H E T a token for each self attention of H heads of width E. Cross attention looks at `memory` tokens.
+    not), and 12 H E T a token for each self attention of H heads of width E. Cross attention looks at `memory` tokens,
+    and so many has the text of a text encoder (by default as many as it can read; T5 counts with those that are given,
+    and without its scores). A frozen weight makes 4 a token, or 2 where nothing before it is trained.
     Convolutions are taken to step one position a token, as in our codec, whose tokens are frames.
     """
+    if not isinstance(module, TextModel):
+        return _flops(module, window, memory, reads=True)
+    if isinstance(module.encoder, TextEncoder):
+        memory = memory or module.encoder.config.length
+    learns = any(weight.requires_grad for weight in module.encoder.parameters())
+    encoder = _flops(module.encoder, memory, 0, reads=learns)
+    return encoder + _flops(module.decoder, window, memory, reads=learns)
+
+
+def _flops(module: nn.Module, window: int, memory: int, reads: bool) -> float:
+    """`reads`: a gradient reaches what the text encoder computes, inside of it or behind."""
+    passes = reads or any(weight.requires_grad for weight in module.parameters())
     total = 0.0
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Conv1d):
-            total += 6.0 * part.weight.numel() * window
-        elif isinstance(part, SelfAttention):
-            total += 12.0 * part.heads * part.head_width * window * window
+            total += _products(part, passes) * window
+        elif isinstance(part, SelfAttention | TextAttention):
+            total += (12.0 if passes else 4.0) * part.heads * part.head_width * window * window
         elif isinstance(part, CrossAttention):
             total += 12.0 * part.heads * part.head_width * memory * window
-            total += 6.0 * part.key_value.weight.numel() * (memory - window)  # it reads the memory, not the tokens
+            total += _products(part.key_value, reads) * memory - _products(part.key_value, passes) * window
     return total
+
+
+def _products(layer: nn.Module, passes: bool) -> float:
+    """FLOPs a token of a layer's matrices (its own, and those of an adapter beside them)."""
+    matrices = [weight for weight in layer.parameters(recurse=False) if weight.ndim > 1]
+    return sum(2.0 * (1 + passes + weight.requires_grad) * weight.numel() for weight in matrices)
 
 
 def peak(device: torch.device, precision: str) -> float | None:

@@ -33,10 +33,12 @@ from partimento.training.parallel import Parallel
 from partimento.training.task import Task, Using
 
 # What a resumed run may change: how often it looks and saves, where and how it computes, what it plays. All else
-# changes the weights or makes scores incomparable. `data.pack` and `data.folders` may move: their contents count.
+# changes the weights or makes scores incomparable. `data.pack`, `data.folders` and `model.weights` may move: their
+# contents count.
 FREE = (
     "data.pack",
     "data.folders",
+    "model.weights",
     "guard.stop_",
     "train.log_every",
     "train.valid_every",

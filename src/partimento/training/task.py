@@ -33,6 +33,8 @@ class Task(Protocol):
     """What was done to the data after it was made (`Pack.history`; empty where nothing can be), for that refusal."""
     description: dict[str, Any]
     """JSON that a reader needs to rebuild the module from a checkpoint without the data; stored in `state.json`."""
+    notes: list[str]
+    """What a person should know before the first step."""
     score: str
     """Name of the value of `evaluate` by which checkpoints are compared; lower is better."""
 
@@ -97,6 +99,7 @@ class Task(Protocol):
 
     def demos(self, root: Path, step: int, using: Using) -> Path | None:
         """Play into `root/step-N` (not there yet; committed by rename) and return it, or None if nothing is played.
+        Its demos.json is a `runs.demos` sheet, whose figures are logged.
 
         `with using("ema") as module` gives the module with the averaged weights ("raw": with the others), in eval mode
         without gradients. It may be a copy: with sharded weights one rank plays, and the others wait.

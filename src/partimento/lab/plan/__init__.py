@@ -13,6 +13,7 @@ from partimento.lab.plan.measure import Measured, measure_steps
 from partimento.lab.plan.memory import checkpoint_bytes, disk_bytes
 from partimento.lab.plan.options import Option, Options
 from partimento.lab.plan.sketch import Data, Sketch, sketch
+from partimento.models.dia import TextModel
 from partimento.progress import Progress, Quiet
 from partimento.tokens.findings import Finding
 from partimento.training import groups
@@ -145,9 +146,11 @@ def _seen_frames(drawn: Sketch) -> float:
 
 
 def _parts(drawn: Sketch) -> dict[str, int]:
-    """Parameters of every child of the module, its own under their own names; those without any are left out."""
+    """Parameters of every child of the module, its own under their own names; those without any are left out. Of a
+    model that reads text, of every child of its encoder and its decoder."""
+    depth = 2 if isinstance(drawn.module, TextModel) else 1
     found: dict[str, int] = {}
     for name, parameter in drawn.module.named_parameters():
-        part = name.split(".")[0]
+        part = ".".join(name.split(".")[:depth])
         found[part] = found.get(part, 0) + parameter.numel()
     return found

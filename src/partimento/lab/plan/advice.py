@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from partimento.config import DiaConfig
 from partimento.lab.plan.cost import MFU
 from partimento.lab.plan.memory import USABLE
 from partimento.tokens.findings import Finding
@@ -73,6 +74,17 @@ def _memory(plan: Plan) -> Iterator[Finding]:
 
 def _capacity(plan: Plan) -> Iterator[Finding]:
     different, seen = plan.codes_per_parameter, plan.seen_per_parameter
+    if isinstance(plan.config, DiaConfig) and plan.config.model.weights:
+        # How large the model is was decided by what it learned before.
+        if different < OVERSIZED and not plan.config.model.lora_rank:
+            yield Finding(
+                "note",
+                "oversized",
+                f"{different:.2g} different codes for each trained parameter: they can be learned by heart soon",
+                "what it plays may be what it heard; the held-out loss turns up early",
+                "model.lora_rank=16, few train.steps, guard.stop_overfit=3",
+            )
+        return
     if different > UNDERSIZED:
         yield Finding(
             "warn",

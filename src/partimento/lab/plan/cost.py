@@ -32,7 +32,7 @@ class Hours:
 def item_flops(drawn: Sketch) -> list[float]:
     """FLOPs of one item in every stage, forward and backward; what is recomputed is not counted."""
     tokens = [stage.window // (drawn.rows if drawn.config.family == "codec" else 1) for stage in drawn.stages]
-    return [speed.flops_per_item(drawn.module, number) for number in tokens]
+    return [speed.flops_per_item(drawn.module, number, drawn.text) for number in tokens]
 
 
 def optimizer_flops(claims: Sequence[Claim]) -> float:

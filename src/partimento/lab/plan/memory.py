@@ -10,6 +10,8 @@ from torch import nn
 
 from partimento.config import Config
 from partimento.lab.plan.trace import Kept
+from partimento.training.compiled import blocks
+from partimento.training.ema import named_state
 from partimento.training.groups import Claim
 
 MOMENTS = {"adamw": 2, "muon": 1}  # tensors of the size of the parameter
@@ -49,14 +51,14 @@ def on_device(
     """One of `devices` devices that share micro-batches of `batch` items.
 
     Every device holds everything (`train.parallel` "ddp"), or its share of weights, gradients, moments and average,
-    and beside it the largest block whole, while it computes (as FSDP2 gathers them).
+    and beside it the largest of the parts that FSDP2 gathers, while it computes.
     """
     weights = FLOAT * sum(parameter.numel() for parameter in module.parameters())
     weights += sum(buffer.numel() * buffer.element_size() for buffer in module.buffers())
     trained = FLOAT * sum(one.parameter.numel() for one in claims)
     moments = FLOAT * sum(MOMENTS[one.optimizer] * one.parameter.numel() for one in claims)
-    average = weights if config.optim.ema > 0 else 0
-    sizes = [FLOAT * sum(p.numel() for p in part.parameters()) for part in _shards(module)]
+    average = _state(module) if config.optim.ema > 0 else 0
+    sizes = _shards(module)
     shares = devices if config.train.parallel == "fsdp" else 1
     gathered = 2 * max(sizes) if shares > 1 else 0  # its weights, then its gradients too
     items = -(-batch // devices)
@@ -70,11 +72,15 @@ def on_device(
     )
 
 
-def _shards(module: nn.Module) -> list[nn.Module]:
-    """What is gathered as one: every block, and the largest of the rest."""
-    from partimento.training.compiled import blocks
+def _shards(module: nn.Module) -> list[int]:
+    """Bytes of what is gathered as one: every block, and all that is outside of the blocks."""
+    sizes = [FLOAT * sum(p.numel() for p in block.parameters()) for block in blocks(module)]
+    return [*sizes, FLOAT * sum(p.numel() for p in module.parameters()) - sum(sizes)]
 
-    return [*blocks(module), *(child for child in module.children() if not isinstance(child, nn.ModuleList))]
+
+def _state(module: nn.Module) -> int:
+    """Bytes of what is trained, with the buffers that are saved: frozen weights have no average and no checkpoint."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in named_state(module).values())
 
 
 def largest_batch(memory: Memory, kept: Kept, recompute: str, room: float, devices: int) -> int:
@@ -84,8 +90,8 @@ def largest_batch(memory: Memory, kept: Kept, recompute: str, room: float, devic
 
 
 def checkpoint_bytes(module: nn.Module, claims: Sequence[Claim], config: Config) -> int:
-    """Weights, moments, average: what one checkpoint takes on the disk."""
-    state = sum(tensor.numel() * tensor.element_size() for tensor in [*module.parameters(), *module.buffers()])
+    """Trained weights, moments, average: what one checkpoint takes on the disk."""
+    state = _state(module)
     moments = FLOAT * sum(MOMENTS[one.optimizer] * one.parameter.numel() for one in claims)
     return state * (2 if config.optim.ema > 0 else 1) + moments
 

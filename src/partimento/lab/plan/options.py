@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from partimento.config import Config
+from partimento.config import Config, DiaConfig
 from partimento.lab.plan import cost
 from partimento.lab.plan.memory import Memory, largest_batch, on_device
-from partimento.lab.plan.sketch import Sketch
+from partimento.lab.plan.sketch import Sketch, sketch
 from partimento.lab.plan.trace import Kept, trace
 from partimento.training.groups import claim
 
 SELECTIVE_TIME = 1.05  # norms, activations and rotations are computed again: they are limited by memory, not arithmetic
 FULL_TIME = 4 / 3  # a second forward pass beside one forward and one backward pass of twice its cost
+RANK = 16
 BF16_TIME = 0.5  # of TF32 on a GPU's matrix units; of float32 on a CPU that has instructions for it
 
 
@@ -57,7 +58,7 @@ class Options:
     def all(self) -> list[Option]:
         """The configuration as it is, then every option that it does not have already."""
         config = self.drawn.config
-        found = [self._option("", config, self.devices, 1.0)]
+        found = [self.option("", 1.0)]
         plan, optim = config.train, config.optim
         if plan.precision != "bf16":
             found.append(self._with("train.precision=bf16", "train", {"precision": "bf16"}, BF16_TIME))
@@ -72,12 +73,25 @@ class Options:
             found.append(self._with("optim.ema=0", "optim", {"ema": 0.0}, 1.0))
         if optim.name == "adamw":
             found.append(self._with("optim.name=muon", "optim", {"name": "muon"}, self._muon_time()))
+        if isinstance(config, DiaConfig) and config.model.weights and not config.model.lora_rank:
+            found.append(self._with_adapters(config))
         return found
+
+    def _with_adapters(self, config: DiaConfig) -> Option:
+        """Another model, with its own trace. The adapters' rates are others too, which no plan can know."""
+        model = config.model.model_copy(update={"lora_rank": RANK, "freeze": []})
+        drawn = sketch(config.model_copy(update={"model": model}))
+        now, then = (sum(cost.item_flops(one)) for one in (self.drawn, drawn))
+        return Options(drawn, self.devices, self.room).option(f"model.lora_rank={RANK}", then / now)
 
     def _with(self, settings: str, section: str, values: dict[str, Any], time: float | None) -> Option:
         config = self.drawn.config
         changed = getattr(config, section).model_copy(update=values)
         return self._option(settings, config.model_copy(update={section: changed}), self.devices, time)
+
+    def option(self, settings: str, time: float | None) -> Option:
+        """The configuration as it is, under this name."""
+        return self._option(settings, self.drawn.config, self.devices, time)
 
     def _option(self, settings: str, config: Config, devices: int, time: float | None) -> Option:
         kept, module = self.kept(config.train.precision), self.drawn.module

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from partimento.audio import files
 from partimento.audio.containers import inspect
 from partimento.audio.declared import Fault
-from partimento.config import CodecConfig, Config, RvqConfig
+from partimento.config import CodecConfig, CodesConfig, Config
+from partimento.tokens.text import TagWords
 from partimento.training.stages import Settings, stages
 
 LOOP_SECONDS = 8.0  # of the band, about
@@ -38,7 +39,8 @@ class Data:
 @dataclass(frozen=True)
 class Sketch:
     """`module` and `objective` have shapes and no contents where the family allows it. `inputs(stage)` is one
-    micro-batch of a stage for the objective; `rows` of a window cover one frame."""
+    micro-batch of a stage for the objective; `rows` of a window cover one frame, and `text` is the length of the texts
+    that are read beside it."""
 
     config: Config
     module: nn.Module
@@ -46,15 +48,16 @@ class Sketch:
     data: Data
     stages: list[Settings]
     rows: int
+    text: int
     inputs: Callable[[Settings], tuple[Tensor | None, ...]]
 
 
 def sketch(config: Config) -> Sketch:
     """Raises what opening the data raises (PACK..., TAGS..., LICENCE..., SYS004, AUDIO...), and MODEL001."""
-    return _codes(config) if isinstance(config, RvqConfig) else _sound(config)
+    return _sound(config) if isinstance(config, CodecConfig) else _codes(config)
 
 
-def _codes(config: RvqConfig) -> Sketch:
+def _codes(config: CodesConfig) -> Sketch:
     from partimento.training.tasks.codes import CodesTask
 
     # Without demos no codec is opened, which would need its weights.
@@ -81,6 +84,7 @@ def _codes(config: RvqConfig) -> Sketch:
         data,
         stages(config),
         task.pattern.stride,
+        0 if isinstance(task.coder, TagWords) else task.coder.length,
         lambda stage: task.inputs(task.batch(stage.start, 0)),
     )
 
@@ -111,7 +115,7 @@ def _sound(config: CodecConfig) -> Sketch:
         books_B = torch.full((stage.batch,), network.codebooks)
         return torch.zeros(stage.batch, stage.window), books_B, torch.tensor(1.0)
 
-    return Sketch(config, module, SoundObjective(module, config).train(), data, stages(config), network.hop, inputs)
+    return Sketch(config, module, SoundObjective(module, config).train(), data, stages(config), network.hop, 0, inputs)
 
 
 def _seconds(path: Path) -> float | None:

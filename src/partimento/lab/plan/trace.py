@@ -33,7 +33,8 @@ class Kept:
     products   outputs of matrix products and attention inside the blocks: what selective recomputation keeps beside
     rest       outside the blocks: embedding, head, logits and loss
     largest    the largest tensor of all (the logits, mostly), whose gradient lies beside it once
-    copies     weights in bfloat16 and the gradient of a fused head, whatever the number of items
+    copies     weights in bfloat16 and the gradient of a fused head, whatever the number of items. Autocast keeps the
+               copy of a weight that is trained; that of a frozen one stays where a gradient must pass it
     """
 
     items: int
@@ -74,6 +75,8 @@ class _Tracer(TorchFunctionMode):
 
     kept: Kept
     weights: set[int]
+    frozen: dict[int, Tensor] = field(default_factory=dict)
+    """casts of frozen weights that nothing keeps yet"""
     seen: dict[int, Tensor] = field(default_factory=dict)
     outside: list[int] = field(default_factory=list)
     per_block: dict[int, int] = field(default_factory=dict)
@@ -104,14 +107,23 @@ class _Tracer(TorchFunctionMode):
             return value  # on a device, autocast does it
         cast = value.to(torch.bfloat16)
         if _storage(value) in self.weights and _storage(cast) not in self.weights:
-            self.kept.copies += cast.numel() * cast.element_size()
-            self.weights.add(_storage(cast))
-            self.seen[_storage(cast)] = cast  # so that the storage lives, and its number stays its own
+            if value.requires_grad:
+                self._copy(cast)
+            else:
+                self.frozen[_storage(cast)] = cast
         return cast
+
+    def _copy(self, cast: Tensor) -> None:
+        self.kept.copies += cast.numel() * cast.element_size()
+        self.weights.add(_storage(cast))
+        self.seen[_storage(cast)] = cast  # so that the storage lives, and its number stays its own
 
     def keep(self, tensor: Tensor) -> Tensor:
         storage = _storage(tensor)
         if storage in self.weights or storage in self.seen:
+            return tensor
+        if storage in self.frozen:
+            self._copy(self.frozen.pop(storage))
             return tensor
         self.seen[storage] = tensor
         size = tensor.untyped_storage().nbytes()
@@ -158,7 +170,7 @@ def _fuse_head(tracer: _Tracer, decoder: CodeDecoder, grid_BSK: Tensor) -> None:
     logits = rows * shape.codebooks * shape.outputs
     tracer.outside = [size for size in tracer.outside if size < 2 * logits]
     tracer.outside += [4 * rows * shape.width, 4 * rows * shape.outputs]
-    tracer.kept.copies += 4 * decoder.head.weight.numel()
+    tracer.kept.copies += 4 * decoder.head.weight.numel()  # made for a frozen head too
 
 
 @contextmanager

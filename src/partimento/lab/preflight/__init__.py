@@ -12,7 +12,7 @@ from pathlib import Path
 from partimento.config import Config
 from partimento.errors import PartimentoError
 from partimento.lab.overfit import OverfitResult, overfit
-from partimento.lab.preflight import condition, data, learning, machine, model
+from partimento.lab.preflight import condition, data, grids, learning, machine, model, sight
 from partimento.lab.preflight.bench import Bench
 from partimento.lab.preflight.check import Check, failed, skipped
 from partimento.progress import Progress, Quiet
@@ -29,19 +29,26 @@ CHECKS: dict[str, Callable[[Bench], Check]] = {
     "resume": data.same_run,
     "demos": data.demos_open,
     "disk": machine.disk_writable,
-    "crops": data.crops_spread,
+    "crops": grids.crops_spread,
+    "ends": grids.ends_true,
     "silence": data.silence_share,
+    "words": condition.words_fit,
+    "dropping": condition.dropped_by_item,
     "guidance": condition.null_learned,
     "shape": model.shape_sound,
+    "capacity": model.capacity_fits,
     "init": model.init_documented,
     "attention": model.attention_spread,
     "initial loss": model.initial_loss,
-    "causality": model.mask_is_causal,
-    "receptive field": model.field_reaches,
+    "causality": sight.mask_is_causal,
+    "receptive field": sight.field_reaches,
+    "text": sight.text_is_read,
+    "cache": sight.cache_agrees,
     "null condition": condition.null_is_one,
     "optimizer": learning.claimed_once,
     "gradients": learning.gradients_reach,
     "types": learning.types_kept,
+    "frozen": learning.frozen_kept,
     "rate": learning.rate_bearable,
     "one batch": learning.one_batch_learned,
 }

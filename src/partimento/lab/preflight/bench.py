@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from partimento.config import Config, RvqConfig
+from partimento.config import Config, DiaConfig
 from partimento.keyed import key
+from partimento.models.decoder import CodeDecoder
 from partimento.runs.run import Run
 from partimento.training import devices
+from partimento.training.objective import decoder_of
 from partimento.training.optim import Optimizers, clip_global_, total_norm
 from partimento.training.task import Task
 from partimento.training.tasks import make_task
@@ -23,18 +25,22 @@ ITEMS = 2
 """Items of a micro-batch here: what is checked does not depend on their number, and a large batch takes long."""
 PROBE_STEPS = 30
 WARM_UP = 10
+CANDIDATES = 64  # batches among which one with, or without, a dropped condition is looked for
 
 
 @dataclass
 class Probe:
     """A training on one batch at the peak rate: mean losses before each step, gradient norms, and whether all was
     finite (it ends where it is not). `moved` is how far the matrices went, as a multiple of their size at the start
-    (median over the matrices)."""
+    (median over the matrices that were not zero), `still` names the trained parameters that are as they were, and
+    `changed` the frozen ones that are not."""
 
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     finite: bool = True
     moved: float = 0.0
+    still: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
 
     @property
     def fall(self) -> float:
@@ -80,8 +86,16 @@ class Bench:
     @property
     def codes(self) -> CodesTask | None:
         """The task, if it is one of codes."""
-        task = self.task if isinstance(self.config, RvqConfig) else None
-        return task if isinstance(task, CodesTask) else None
+        return self.task if isinstance(self.task, CodesTask) else None
+
+    @property
+    def decoder(self) -> CodeDecoder | None:
+        return None if self.codes is None else decoder_of(self.codes.module)
+
+    @property
+    def weights(self) -> str | None:
+        """The folder of weights that the training starts from; None from scratch."""
+        return self.config.model.weights if isinstance(self.config, DiaConfig) else None
 
     def loss(self, batch: Any) -> Tensor:
         """Mean over the valid tokens, with its graph, as the engine computes it."""
@@ -89,6 +103,21 @@ class Bench:
         with devices.autocast(self.device, self.config.train.precision):
             total, sums = self.task.objective(*self.task.inputs(batch))
         return total / sums["tokens"]
+
+    def batch(self, number: int) -> Any:
+        """Batch `number` of the run. Past the last step of a short run come the items of another attempt, which are
+        others."""
+        attempt, step = divmod(number, self.config.train.steps)
+        return self.task.batch(step, 0, attempt)
+
+    def batch_where(self, kept: bool) -> Any:
+        """The first batch whose items all keep their condition, or the first one of which an item lost it; batch 0
+        where there is none."""
+        task = self.codes
+        if task is None:
+            return self.batch(0)
+        batches = (self.batch(number) for number in range(CANDIDATES))
+        return next((one for one in batches if bool(task.condition(one)[1].all()) == kept), self.batch(0))
 
     @cached_property
     def optimizer(self) -> Optimizers:
@@ -98,12 +127,12 @@ class Bench:
     @cached_property
     def probe(self) -> Probe:
         """PROBE_STEPS real steps on one batch: the optimizers of the run at their peak rates, clipping, a warm-up."""
-        task, optim, probe = self.task, self.config.optim, Probe()
-        batch = task.batch(0, 0)
+        optim, probe = self.config.optim, Probe()
+        batch = self.batch_where(kept=True)
         calm = torch.zeros((), dtype=torch.bool, device=self.device)
         parameters = [one.parameter for one in self.optimizer.claims]
         matrices = [weight.detach() for weight in parameters if weight.ndim > 1]
-        before = [weight.clone() for weight in matrices]
+        before, prints = [weight.clone() for weight in matrices], self._prints()
         warm_up = min(WARM_UP, optim.warmup)
         for step in range(PROBE_STEPS):
             self.optimizer.zero_grad()
@@ -119,6 +148,17 @@ class Bench:
             clip_global_(gradients, torch.ones_like(norm), norm, optim.clip)
             self.optimizer.step(calm, min(1.0, (step + 1) / (warm_up + 1)))
         self.optimizer.zero_grad()
-        ratios = [(now - was).norm() / was.norm() for now, was in zip(matrices, before, strict=True)]
+        # Adapters begin at zero, and have no size to be compared with.
+        pairs = [(now, was) for now, was in zip(matrices, before, strict=True) if bool(was.any())]
+        ratios = [(now - was).norm() / was.norm() for now, was in pairs]
         probe.moved = float(torch.stack(ratios).median()) if ratios else 0.0
+        trained = {one.name for one in self.optimizer.claims}
+        same = {name for name, value in self._prints().items() if value == prints[name]}
+        probe.still, probe.changed = sorted(trained & same), sorted(prints.keys() - trained - same)
         return probe
+
+    @torch.no_grad()
+    def _prints(self) -> dict[str, tuple[float, float]]:
+        """Two sums over every parameter, which tell whether it changed."""
+        named = self.task.module.named_parameters()
+        return {name: (float(w.double().sum()), float(w.double().square().sum())) for name, w in named}

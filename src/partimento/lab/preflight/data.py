@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from partimento.codecs.codec import open_like
-from partimento.config import CodecConfig, RvqConfig
+from partimento.config import CodecConfig
 from partimento.errors import PartimentoError
 from partimento.keyed import permute_many
 from partimento.lab.preflight.bench import Bench
@@ -15,20 +15,18 @@ from partimento.tokens.clipwise import read as read_clips
 from partimento.tokens.draw import Draw
 from partimento.tokens.duplicates import Fingerprints, find
 from partimento.tokens.pack import SPLITS, Pack
-from partimento.tokens.patterns import window
+from partimento.tokens.text import Words
 from partimento.training.state import check_config, check_identity
 
 READ_FRAMES = 1_000_000  # of which copies and silence are looked for: some three hours, a second or two
-PLACES = 4096  # windows whose starts are looked at
-READ_WINDOWS = 8  # windows that are compared with the pack
+PLACES = 4096  # windows whose padding is counted
 STILL_SHARE = 0.2
 PADDING_SHARE = 0.5
-SPREAD = 0.125  # mean distance of the starts from their mean, in rooms for a crop; of an even draw a quarter
 
 
 def pack_whole(bench: Bench) -> Check:
     """The pack is whole: its table, its edits, and the size and header of every shard."""
-    if not isinstance(bench.config, RvqConfig):
+    if isinstance(bench.config, CodecConfig):
         return skipped("pack", "this family reads recordings")
     pack = Pack.open(bench.config.data.pack, verify="quick")
     clips, hours = len(pack.clips), pack.spec.seconds(int(pack.clips.frames.sum())) / 3600
@@ -64,12 +62,17 @@ def splits_apart(bench: Bench) -> Check:
 
 
 def data_fits(bench: Bench) -> Check:
-    """The data opens, both splits are there, and every window of the curriculum fits the longest clip."""
+    """The data opens, both splits are there, and every window is as long as was asked and fits the longest clip."""
     task = bench.task
     identity = ", ".join(f"{name} {str(value)[:12]}" for name, value in task.identity.items())
     codes = bench.codes
     if codes is None:
         return passed("data", f"opened and drawn from; {identity}")
+    for stage, draw in zip(codes.stages, codes.draws, strict=True):
+        rows = draw.batch([0]).grid_BSK.shape[1] - 1
+        if rows != stage.window:
+            found = f"a window of {stage.window} steps was asked for, and the model is given {rows}"
+            return failed("data", found, "lengths are never rounded: undo the change")
     padding, steps = max((_padding(draw), draw.window) for draw in codes.draws)
     if padding > PADDING_SHARE:
         found = f"{100 * padding:.0f} % of the rows of {steps}-step windows are padding"
@@ -78,7 +81,9 @@ def data_fits(bench: Bench) -> Check:
     if shortest <= delay:
         found = f"the last book is delayed by {delay} steps, and a window has {shortest}"
         return warned("data", found, f"data.window={4 * delay}, or another model.pattern")
-    return passed("data", f"{codes.train.slots:,} windows an epoch, {100 * padding:.0f} % padding; {identity}")
+    seconds = codes.pack.spec.seconds(steps // codes.pattern.stride)
+    told = f"{codes.train.slots:,} windows an epoch, the longest of {steps} steps ({seconds:.2f} s)"
+    return passed("data", f"{told}, {100 * padding:.0f} % padding; {identity}")
 
 
 def _padding(draw: Draw) -> float:
@@ -98,7 +103,7 @@ def same_run(bench: Bench) -> Check:
 
 
 def demos_open(bench: Bench) -> Check:
-    """The codec that plays the demos opens, and their tags are tags of the pack."""
+    """The codec that plays the demos opens, and the model can be told their prompts."""
     demo, task = bench.config.demo, bench.codes
     if task is None or isinstance(bench.config, CodecConfig):
         return skipped("demos", "this family is its own codec")
@@ -110,48 +115,8 @@ def demos_open(bench: Bench) -> Check:
         why = f" ({err.why})" if err.why else ""
         remedy = "name it: data.codec=FOLDER; or train without demos: demo.temperatures=[]"
         return failed("demos", f"{err.message}{why}", remedy, err.code)
-    if demo.tags:
-        task.player.require(demo.tags)
-    return passed("demos", f"{codec.spec.codec} opens; played with {', '.join(demo.tags) or 'no tags'}")
-
-
-def crops_spread(bench: Bench) -> Check:
-    """Windows hold the frames that they say, begin all over their clips, and are others in the next epoch."""
-    task = bench.codes
-    if task is None:
-        return skipped("crops", "crops of recordings are drawn by key, at any sample")
-    draw, pack = task.train, task.pack
-    batch = draw.batch(range(READ_WINDOWS))
-    for (clip, start), grid_SK in zip(batch.items, batch.grid_BSK.numpy(), strict=True):
-        right_SK = window(
-            lambda first, last, clip=clip: pack.read(clip, first, last),  # type: ignore[misc]
-            int(pack.clips.frames[clip]),
-            draw.pattern,
-            draw.specials,
-            start=start,
-            steps=draw.window + 1,
-            ends=draw.ends,
-        )
-        if not np.array_equal(grid_SK, right_SK):
-            found = f"the window of {pack.clips.clip[clip]} at step {start} holds other codes than the pack has there"
-            return failed("crops", found, "cropping has one owner (tokens.draw); undo the change")
-    clip_B, start_B = draw.places(np.arange(PLACES))
-    room_B = np.asarray(draw.pattern.steps_many(pack.clips.frames[clip_B], draw.ends)) - (draw.window + 1)
-    roomy = room_B > 0
-    if not roomy.any():
-        return passed("crops", "no clip is longer than a window: each is drawn whole")
-    place_B = start_B[roomy] / room_B[roomy]
-    drawn = np.histogram(place_B, bins=8, range=(0, 1))[0]
-    told = "starts in eighths of the clips: " + " ".join(str(count) for count in drawn.tolist())
-    if np.abs(place_B - place_B.mean()).mean() < SPREAD:
-        same = float((place_B == np.median(place_B)).mean())
-        found = f"the crops begin at one place of their clips ({100 * same:.0f} % exactly there); {told}"
-        return failed("crops", found, "most of the data is never heard: crops must begin all over a clip")
-    items = np.arange(min(PLACES, draw.slots))
-    epochs = [np.stack(draw.places(items + epoch * draw.slots)) for epoch in (0, 1)]
-    if np.array_equal(epochs[0], epochs[1]):
-        return failed("crops", "two epochs draw the same windows in the same order", "draw by (seed, number)")
-    return passed("crops", f"{told}; two epochs differ")
+    prompts = [str(task.coder.require(Words.parse(prompt))) or "no words" for prompt in demo.prompts]
+    return passed("demos", f"{codec.spec.codec} opens; played with {some(prompts)}")
 
 
 def silence_share(bench: Bench) -> Check:

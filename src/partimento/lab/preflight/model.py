@@ -1,20 +1,30 @@
-"""Checks of the untrained model: its shape, its weights, its attention, what it sees and what it says."""
+"""Checks of the untrained model: its shape, its size, its weights, its attention, what it says at first.
+
+Weights that were trained elsewhere are as they are: what holds for random ones is not asked of them.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from partimento.keyed import torch_generator
+from partimento.lab.plan.advice import UNDERSIZED
 from partimento.lab.preflight.bench import Bench
 from partimento.lab.preflight.check import Check, failed, passed, skipped, some, warned
-from partimento.models.attention import SelfAttention
+from partimento.models import initialise
+from partimento.models.attention import CrossAttention, SelfAttention, TextAttention
+from partimento.models.conditions import Told
 from partimento.models.decoder import CodeDecoder, DecoderConfig
+from partimento.models.dia import TextModel
+from partimento.models.text import TextConfig, TextEncoder
+from partimento.training.objective import tell
 
 LOSS_TOLERANCE = 0.05  # share of ln V by which the loss of random weights may be off
 STD = 0.02
@@ -23,73 +33,117 @@ STD_TOLERANCE = 0.02  # share of it that a deviation may be off beside
 SPREAD_FACTOR = 2.0
 QUERIES = 64  # the last rows, whose scores are looked at
 NARROW = 1 / 16  # keys and values as a share of the width
-LEAK = 1e-4  # of the largest logit: other shapes may round differently, a leak is far above it
-MOVED = 1e-7  # of the largest logit: what a perturbed row must change at least
-
-
-def decoder_of(bench: Bench) -> CodeDecoder | None:
-    module = bench.task.module
-    return module if isinstance(module, CodeDecoder) else None
 
 
 def shape_sound(bench: Bench) -> Check:
     """No part of a block is so narrow that it holds back the rest."""
-    decoder = decoder_of(bench)
+    decoder = bench.decoder
     if decoder is None:
         return skipped("shape", "looked for in decoders")
     shape = decoder.config
-    narrow = list(_bottlenecks(shape))
+    narrow = [] if bench.weights else list(_bottlenecks(shape, ""))
+    text = _text_config(bench)
+    if text is not None and not bench.weights:
+        narrow += _bottlenecks(text, "text_")
     if narrow:
         return warned("shape", "; ".join(what for what, _ in narrow), "; ".join(help_ for _, help_ in narrow))
     heads = f"{shape.heads} heads of {shape.head}"
-    return passed("shape", f"width {shape.width}, {heads}, feedforward {shape.feedforward}, {shape.layers} layers")
+    reads = f"; text {text.width}, {text.layers} layers" if text is not None else ""
+    found = f"width {shape.width}, {heads}, feedforward {shape.feedforward}, {shape.layers} layers{reads}"
+    return passed("shape", found + (f"; the shape of {bench.weights}" if bench.weights else ""))
 
 
-def _bottlenecks(shape: DecoderConfig) -> list[tuple[str, str]]:
-    found = []
-    queries, keys = shape.heads * shape.head, (shape.kv_heads or shape.heads) * shape.head
-    if queries < shape.width:
-        found.append((f"{shape.heads} heads of {shape.head} are {queries} wide, the model {shape.width}", "more heads"))
-    if keys < NARROW * shape.width:
-        found.append((f"keys and values are {keys} wide, the model {shape.width}", "more model.kv_heads"))
+def _text_config(bench: Bench) -> TextConfig | None:
+    module = bench.task.module
+    text = isinstance(module, TextModel) and isinstance(module.encoder, TextEncoder)
+    return module.encoder.config if text else None  # type: ignore[union-attr,return-value]
+
+
+def _bottlenecks(shape: DecoderConfig | TextConfig, section: str) -> Iterator[tuple[str, str]]:
+    """(what, what helps); `section` begins the names of its keys in [model]."""
+    whose = "the text encoder" if section else "the model"
+    attentions = [("", shape.heads, shape.kv_heads, shape.head)]
+    if isinstance(shape, DecoderConfig) and shape.cross_width is not None:
+        cross = shape.cross_heads or shape.heads, shape.cross_kv_heads, shape.cross_head_width or shape.head
+        if (cross[0], cross[2]) != (shape.heads, shape.head):
+            attentions.append(("cross ", *cross))
+    for kind, heads, groups, head in attentions:
+        keys = (groups or heads) * head
+        if heads * head < shape.width:
+            wide = f"{heads} {kind}heads of {head} are {heads * head} wide, {whose} {shape.width}"
+            yield wide, f"more model.{section}heads, or leave model.head_width away"
+        if keys < NARROW * shape.width:
+            yield f"{kind}keys and values are {keys} wide, {whose} {shape.width}", "more model.kv_heads"
     if (shape.feedforward or shape.width) < shape.width:
-        help_ = f"model.feedforward={4 * shape.width} (or leave it away)"
-        found.append((f"the feedforward block is {shape.feedforward} wide, the model {shape.width}", help_))
-    return found
+        help_ = f"model.{section}feedforward={4 * shape.width} (or leave it away)"
+        yield f"the feedforward block is {shape.feedforward} wide, {whose} {shape.width}", help_
+
+
+def capacity_fits(bench: Bench) -> Check:
+    """The model is large enough for its data: undersized ones have good curves and poor sound."""
+    task = bench.codes
+    if task is None:
+        return skipped("capacity", "known for models of codes")
+    if bench.weights:
+        return skipped("capacity", "the weights have learned other music before")
+    trainable = sum(weight.numel() for weight in task.module.parameters() if weight.requires_grad)
+    codes = int(task.pack.clips.frames[task.train.clips].sum()) * task.pack.spec.codebooks
+    share = codes / max(1, trainable)
+    found = f"{codes:,} codes for {trainable:,} parameters: {share:.2g} for each"
+    if share > UNDERSIZED:
+        return warned("capacity", f"{found}, more than {UNDERSIZED:g}", "a larger model.width or model.layers")
+    return passed("capacity", found)
 
 
 def init_documented(bench: Bench) -> Check:
-    """Every kind of weight has the spread that the decoder's initialisation documents."""
-    decoder = decoder_of(bench)
+    """Every kind of weight has the spread that the initialisation of its family documents."""
+    decoder = bench.decoder
     if decoder is None:
         return skipped("init", "known for decoders")
-    kinds: dict[str, list[Tensor]] = {}
-    for name, parameter in decoder.named_parameters():
-        kinds.setdefault(".".join(part for part in name.split(".") if not part.isdigit()), []).append(
-            parameter.detach()
-        )
+    if bench.weights:
+        return skipped("init", f"the weights are those of {bench.weights}")
+    module = bench.task.module
+    kinds = list(_by_fan_in(module) if isinstance(module, TextModel) else _by_kind(decoder))
     wrong, worst = [], 0.0
-    for kind, tensors in kinds.items():
-        expected, mean = _expected(kind, decoder.config.layers)
-        values = torch.cat([tensor.flatten() for tensor in tensors]).double()
+    for name, expected, actual, count in kinds:
         if expected == 0:
-            off = float((values - mean).abs().max())
-            if off > 0:
-                wrong.append(f"{kind} is not all {mean:g} (off by up to {off:.2g})")
+            if actual > 0:
+                wrong.append(f"{name} is not constant (off by {actual:.2g})")
             continue
-        actual = float((values - mean).square().mean().sqrt())
         ratio = actual / expected
         worst = max(worst, abs(ratio - 1))
-        if abs(ratio - 1) > STD_TOLERANCE + SIGMAS / math.sqrt(2 * values.numel()):
-            wrong.append(f"{kind} has std {actual:.2g}, {expected:.2g} expected")
+        if abs(ratio - 1) > STD_TOLERANCE + SIGMAS / math.sqrt(2 * count):
+            wrong.append(f"{name} has std {actual:.2g}, {expected:.2g} expected")
     if wrong:
-        remedy = "draw weights by CodeDecoder.initialise, which knows which axis is the fan-in"
+        remedy = "draw weights by the model's own initialisation, which knows which axis is the fan-in"
         return failed("init", some(wrong), remedy)
     return passed("init", f"{len(kinds)} kinds of weights, at most {100 * worst:.1f} % off their std")
 
 
+def _by_fan_in(module: nn.Module) -> Iterator[tuple[str, float, float, int]]:
+    """(name, expected std, actual, numbers) of every matrix, as `models.initialise` documents them."""
+    for row in initialise.report(module):
+        name = row["name"].partition("[")[0]
+        owner, _, last = name.rpartition(".")
+        weight = module.get_parameter(name)
+        fused = len(getattr(module.get_submodule(owner), "parts", None) or (0,)) if last == "weight" else 1
+        yield row["name"], row["expected"], row["actual"], weight.numel() // fused
+
+
+def _by_kind(decoder: CodeDecoder) -> Iterator[tuple[str, float, float, int]]:
+    """The same by kind, over all layers together, as `CodeDecoder` documents them."""
+    kinds: dict[str, list[Tensor]] = {}
+    for name, parameter in decoder.named_parameters():
+        kind = ".".join(part for part in name.split(".") if not part.isdigit())
+        kinds.setdefault(kind, []).append(parameter.detach())
+    for kind, tensors in kinds.items():
+        expected, mean = _expected(kind, decoder.config.layers)
+        values = torch.cat([tensor.flatten() for tensor in tensors]).double()
+        yield kind, expected, float((values - mean).square().mean().sqrt()), values.numel()
+
+
 def _expected(kind: str, layers: int) -> tuple[float, float]:
-    """(std, mean) as `CodeDecoder` documents them."""
+    """(std, mean)."""
     if kind.endswith("bias"):
         return 0.0, 0.0
     if "norm" in kind:
@@ -97,49 +151,69 @@ def _expected(kind: str, layers: int) -> tuple[float, float]:
     return (STD / math.sqrt(2 * layers) if kind.endswith(("out.weight", "down.weight")) else STD), 0.0
 
 
-class _Scores(TorchFunctionMode):
-    """Standard deviations of the scores of every self attention that passes, in either of the forms that there are."""
+Attention = SelfAttention | TextAttention | CrossAttention
 
-    def __init__(self) -> None:
+
+class _Scores(TorchFunctionMode):
+    """Standard deviations of the scores of every attention that passes, in either of the forms that there are."""
+
+    def __init__(self, layers: dict[str, Attention]) -> None:
         super().__init__()
-        self.spreads: list[float] = []
+        self.spreads: dict[str, float] = {}
+        self._now = ""
+        self._handles = [layer.register_forward_pre_hook(self._entering(name)) for name, layer in layers.items()]
+
+    def _entering(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any) -> None:
+            self._now = name
+
+        return hook
+
+    def __exit__(self, *raised: Any) -> None:
+        for handle in self._handles:
+            handle.remove()
+        super().__exit__(*raised)
 
     def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function is functional.scaled_dot_product_attention:
-            self._note(args[0], args[1], kwargs.get("scale"))
+            self._note(args[0], args[1], kwargs.get("scale"), causal=kwargs.get("attn_mask") is None)
         elif function is torch.ops.partimento.causal_attention.default:
-            self._note(args[0].transpose(1, 2), args[1].transpose(1, 2), args[3])
+            self._note(args[0].transpose(1, 2), args[1].transpose(1, 2), args[3], causal=True)
         return function(*args, **kwargs)
 
-    def _note(self, query_BHSE: Tensor, key_BGSE: Tensor, scale: float | None) -> None:
-        """Of the last queries of the first item with all keys before them."""
+    def _note(self, query_BHSE: Tensor, key_BGPE: Tensor, scale: float | None, causal: bool) -> None:
+        """Of the last queries of the first item, with all keys (before them, where it is causal)."""
         heads, steps, width = query_BHSE.shape[1:]
-        last = min(QUERIES, steps // 2)
+        last = min(QUERIES, steps // 2) if causal else min(QUERIES, steps)
         query_HQE = query_BHSE[0, :, -last:].detach().float()
-        key_HPE = key_BGSE[0, :, : steps - last].detach().float().repeat_interleave(heads // key_BGSE.shape[1], dim=0)
-        self.spreads.append(float((query_HQE @ key_HPE.mT).std()) * (width**-0.5 if scale is None else scale))
+        keys_GPE = key_BGPE[0, :, : steps - last] if causal else key_BGPE[0]
+        keys_HPE = keys_GPE.detach().float().repeat_interleave(heads // keys_GPE.shape[0], dim=0)
+        self.spreads[self._now] = float((query_HQE @ keys_HPE.mT).std()) * (width**-0.5 if scale is None else scale)
 
 
 def attention_spread(bench: Bench) -> Check:
     """Attention scores spread as they should before the first step; too wide, and the training explodes."""
-    decoder = decoder_of(bench)
+    decoder = bench.decoder
     if decoder is None:
         return skipped("attention", "this family has none")
-    layers = [part for part in decoder.modules() if isinstance(part, SelfAttention)]
-    with torch.no_grad(), _Scores() as scores:
-        bench.loss(bench.task.batch(0, 0))
-    if len(scores.spreads) != len(layers):
+    layers = {name: part for name, part in bench.task.module.named_modules() if isinstance(part, Attention)}
+    with torch.no_grad(), _Scores(layers) as scores:
+        bench.task.module.eval()
+        decoder(
+            bench.batch_where(kept=True).grid_BSK[:, :-1].to(bench.device).long(), **_any_condition(bench).arguments()
+        )
+        bench.task.module.train()
+    if scores.spreads.keys() != layers.keys():
         return skipped("attention", f"{len(scores.spreads)} of {len(layers)} attentions could be looked into")
-    ratios = []
-    for layer, spread in zip(layers, scores.spreads, strict=True):
-        # Of normalized heads E products of size 1, over sqrt(E). Else what the matrices make of inputs of size 1.
-        rows = layer.qkv.weight.detach()[: (layer.heads + layer.kv_heads) * layer.head_width]
-        expected = 1.0 if layer.query_norm is not None else float(rows.square().mean()) * rows.shape[1]
-        ratios.append(spread / expected)
-    low, high = min(scores.spreads), max(scores.spreads)
-    found = f"std of the scores {low:.2g} to {high:.2g}, {max(ratios):.2f} times what is expected at most"
-    if max(ratios) > SPREAD_FACTOR or min(ratios) < 1 / SPREAD_FACTOR:
+    ratios = {name: spread / _unit_spread(layers[name]) for name, spread in scores.spreads.items()}
+    low, high = min(scores.spreads.values()), max(scores.spreads.values())
+    found = f"std of the scores {low:.2g} to {high:.2g}"
+    if bench.weights:
+        return passed("attention", f"{found}; the scale is that of {bench.weights}")
+    worst = max(ratios, key=lambda name: abs(math.log(ratios[name])))
+    found += f", {ratios[worst]:.2f} times what is expected in {worst}"
+    if not 1 / SPREAD_FACTOR <= ratios[worst] <= SPREAD_FACTOR:
         usual = 1 / math.sqrt(decoder.config.head)
         given = decoder.config.attention_scale
         scale = f"; the scale is {given:g}, 1/sqrt(head width) is {usual:.3g}" if given is not None else ""
@@ -147,9 +221,38 @@ def attention_spread(bench: Bench) -> Check:
     return passed("attention", found)
 
 
+def _any_condition(bench: Bench) -> Told:
+    """Of a text encoder that reads bytes, a text of its full length: short texts say little of its attention."""
+    task = bench.codes
+    assert task is not None
+    batch = bench.batch_where(kept=True)
+    condition, keep_B = task.condition(batch)
+    config = _text_config(bench)
+    if config is not None:
+        generator = torch_generator("preflight", "text")
+        text_BM = torch.randint(config.vocabulary, (len(keep_B), config.length), generator=generator)
+        condition, keep_B = [text_BM, torch.ones_like(text_BM, dtype=torch.bool)], torch.ones_like(keep_B)
+    return tell(task.module, [tensor.to(bench.device) for tensor in condition], keep_B.to(bench.device))
+
+
+def _unit_spread(layer: Attention) -> float:
+    """The spread with the scale 1 / sqrt(E): 1 for normalized heads, else what the matrices make of unit inputs."""
+    if isinstance(layer, CrossAttention):
+        keys = layer.key_value.weight.detach()[: layer.kv_heads * layer.head_width]
+        return _gain(layer.query.weight.detach()) * _gain(keys)
+    if layer.query_norm is not None:
+        return 1.0
+    return _gain(layer.qkv.weight.detach()[: (layer.heads + layer.kv_heads) * layer.head_width]) ** 2
+
+
+def _gain(weight_OI: Tensor) -> float:
+    """Deviation of what a matrix makes of numbers of deviation 1."""
+    return math.sqrt(float(weight_OI.square().mean()) * weight_OI.shape[1])
+
+
 def initial_loss(bench: Bench) -> Check:
-    """Before the first step all codes should be about equally likely: the loss is ln V."""
-    decoder = decoder_of(bench)
+    """Before the first step all codes should be about equally likely (the loss is ln V); trained weights know more."""
+    decoder = bench.decoder
     if decoder is None:
         return skipped("initial loss", "there is no closed form for this family")
     bench.task.objective.eval()  # the plain cross entropy
@@ -159,62 +262,9 @@ def initial_loss(bench: Bench) -> Check:
     outputs = decoder.config.outputs
     expected = math.log(outputs)
     found = f"{loss:.3f} nats, ln {outputs} = {expected:.3f}"
-    if abs(loss / expected - 1) <= LOSS_TOLERANCE:
+    if loss <= expected * (1 + LOSS_TOLERANCE) and (bench.weights or loss >= expected * (1 - LOSS_TOLERANCE)):
         return passed("initial loss", found)
+    if bench.weights:
+        remedy = "these weights do not know these codes: another codec, pattern or generation (weights inspect FOLDER)"
+        return failed("initial loss", found, remedy)
     return failed("initial loss", found, "the initial weights are too large: look at the head, model.norm and the data")
-
-
-def mask_is_causal(bench: Bench) -> Check:
-    """What comes later in the grid must not change what is predicted earlier, not by one bit of its meaning."""
-    decoder = decoder_of(bench)
-    if decoder is None:
-        return skipped("causality", "only a model that plays step by step must be causal")
-    rows_BSK = _rows(bench)
-    middle = rows_BSK.shape[1] // 2
-    changed_BSK = rows_BSK.clone()
-    changed_BSK[:, middle:] = (changed_BSK[:, middle:] + 1) % decoder.config.outputs
-    before, after = (_logits(decoder, rows)[:, :middle] for rows in (rows_BSK, changed_BSK))
-    difference = float((before - after).abs().max())
-    found = f"earlier logits differ by {difference:.2g} when later rows change"
-    if difference <= LEAK * float(before.abs().max()):
-        return passed("causality", found)
-    remedy = "the attention mask lets the future through: its loss is worth nothing; undo the change of the model"
-    return failed("causality", found, remedy)
-
-
-def field_reaches(bench: Bench) -> Check:
-    """What was played long before moves what is predicted now: a row is changed, and the last logits must move."""
-    decoder = decoder_of(bench)
-    if decoder is None:
-        return skipped("receptive field", "looked for in decoders")
-    row_1SK = _rows(bench)[:1]
-    last = row_1SK.shape[1] - 1
-    back = sorted({min(2**power, last) for power in range(last.bit_length() + 1)})
-    changed_BSK = row_1SK.repeat(len(back) + 1, 1, 1)
-    for item, steps in enumerate(back, 1):
-        changed_BSK[item, last - steps] = (changed_BSK[item, last - steps] + 1) % decoder.config.outputs
-    logits_BKV = _logits(decoder, changed_BSK)[:, -1]
-    moved_B = (logits_BKV[1:] - logits_BKV[:1]).abs().amax(dim=(1, 2)) / logits_BKV.abs().max()
-    blind = [steps for steps, moved in zip(back, moved_B.tolist(), strict=True) if moved <= MOVED]
-    if blind:
-        remedy = "the model does not mix over time: look at its attention and positions"
-        return failed("receptive field", f"rows {some([str(n) for n in blind])} steps back change nothing", remedy)
-    return passed(
-        "receptive field", f"rows up to {last} steps back move the last logits (by {moved_B.min():.1g} at least)"
-    )
-
-
-def _rows(bench: Bench) -> Tensor:
-    """Inputs rows_BSK of a batch."""
-    grid_BSK: Tensor = bench.task.batch(0, 0).grid_BSK
-    return grid_BSK[:, :-1].to(bench.device).long()
-
-
-def _logits(decoder: CodeDecoder, rows_BSK: Tensor) -> Tensor:
-    """In eval mode, under the null condition."""
-    condition_BD = None if decoder.condition is None else decoder.condition.null(len(rows_BSK))
-    decoder.eval()
-    with torch.no_grad():
-        logits_BSKV = decoder(rows_BSK, condition_BD=condition_BD)
-    decoder.train()
-    return logits_BSKV

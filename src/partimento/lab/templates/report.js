@@ -20,8 +20,12 @@ for (const card of document.querySelectorAll(".card")) {
   audio.addEventListener("seeked", draw);
   sound.addEventListener("click", (event) => {
     const box = sound.getBoundingClientRect();
-    if (!audio.duration) return;
-    audio.currentTime = (audio.duration * (event.clientX - box.left)) / box.width;
+    const share = (event.clientX - box.left) / box.width;
+    const seek = () => {
+      audio.currentTime = share * audio.duration;
+    };
+    if (audio.duration) seek();
+    else audio.addEventListener("loadedmetadata", seek, { once: true }); // what is in the table loads when it is played
     audio.play();
   });
 }

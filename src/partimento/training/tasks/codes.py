@@ -1,61 +1,70 @@
-"""The task of the `rvq` family: a decoder learns the codes of a pack."""
+"""The task of the families that learn the codes of a pack, `rvq` and `dia`: told tags, text, or nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from partimento.codecs.codec import open_like
-from partimento.config import RvqConfig
+from partimento.config import DiaConfig, DiaData, DiaModel, RvqConfig
 from partimento.errors import PartimentoError
 from partimento.keyed import key
-from partimento.models.decoder import CodeDecoder, DecoderConfig
 from partimento.tokens import counting
 from partimento.tokens.draw import Batch, Draw, Item
 from partimento.tokens.licence import Allowed
 from partimento.tokens.pack import Pack
-from partimento.tokens.patterns import Pattern
 from partimento.tokens.select import Selection
-from partimento.tokens.spec import Specials
+from partimento.tokens.tagtable import tag_table
+from partimento.tokens.text import NO_WORDS, TagWords
+from partimento.training import building
 from partimento.training.balance import Balance
-from partimento.training.demos import Demos
+from partimento.training.demos import Demos, prompts
 from partimento.training.feed import send
-from partimento.training.objective import CodesObjective
+from partimento.training.objective import CodesObjective, decoder_of
 from partimento.training.player import Player
 from partimento.training.stages import Settings, settings_at, stages
 from partimento.training.task import Sums, Total, Using, alone
+
+MOST_TEXTS = 100_000  # that are looked through for too long ones
 
 
 class CodesTask:
     """See `training.task.Task`. The score is the bits per second of audio of the held-out windows.
 
-    Raises PACK... (pack, window), TOKEN003 (a tag of `demo.tags` that the pack does not have),
-    SAMPLE005 (demos without tags of a model that never drops its condition), CODEC... and TRAIN007
-    (the codec of the demos), TRAIN056 (a batch that the ranks cannot share).
+    Raises PACK... (pack, window), what `building.build` raises, TOKEN003 and TEXT... (a prompt of the demos that the
+    model cannot be told), SAMPLE002 and SAMPLE005 (demos under a null condition that is never trained, guidance of
+    nothing), CODEC... and TRAIN007 (the codec of the demos), TRAIN056 (a batch that the ranks cannot share).
     """
 
     score = "bits_per_second"
 
-    def __init__(self, config: RvqConfig, device: torch.device, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, config: RvqConfig | DiaConfig, device: torch.device, rank: int = 0, world: int = 1) -> None:
         self.config, self.device, self.rank, self.world = config, device, rank, world
         self.stages = stages(config)
         _check_shares(self.stages, world)
         self.pack = Pack.open(config.data.pack, corrupt_budget=config.data.corrupt_budget)
-        spec, model = self.pack.spec, config.model
-        self.pattern = Pattern.named(model.pattern, spec.codebooks)
-        self.specials = Specials.after(spec.cardinality)
+        spec = self.pack.spec
+        self.window = max(stage.window for stage in self.stages)
         self.selection = selection_of(config)
+        built = building.build(config, spec, self._tags(), positions=self.window, captions=self._captions())
+        self.module, self.pattern, self.specials, self.coder = built.module, built.pattern, built.specials, built.coder
         self.draws = [self._draw(stage) for stage in self.stages]
         self.train = self.draws[0]
-        self.window = max(stage.window for stage in self.stages)
         valid = Draw(
-            self.pack, self.pattern, self.specials, split="valid", window=self.window, selection=self.selection
+            self.pack,
+            self.pattern,
+            self.specials,
+            split="valid",
+            window=self.window,
+            selection=self.selection,
+            words=self._words,
         )
         held_out = valid.fixed(config.train.valid_items)
         self._valid_targets = valid.targets(held_out)
@@ -64,32 +73,70 @@ class CodesTask:
         self._valid_batch = min(stage.batch for stage in self.stages)
         self.valid = [self._share(valid.collate(items)) for items in _groups(held_out, self._valid_batch)]
 
-        vocabulary = self.train.tag_vocabulary if model.tags else []
-        self.module = CodeDecoder(
-            decoder_config(config, self.pack, self.specials, tags=len(vocabulary), positions=self.window)
-        )
         self.objective = CodesObjective(self.module, spec.cardinality, config.loss)
         self.balance = Balance(config.loss, spec.codebooks, spec.cardinality, device)
-        self.player = Player(
-            self.module,
-            spec,
-            self.pattern,
-            self.specials,
-            tuple(vocabulary),
-            self.window,
-            self.train.expected_null_share,
-        )
-        self.player.require(config.demo.tags if config.demo.temperatures else vocabulary)
+        self.player = Player.of(built, spec, self.window, self.train.expected_null_share)
+        self.notes = [*built.notes, *self._unknown_tags(), *self._cut_texts()]
+        self._require_prompts()
         self.identity: dict[str, Any] = {
             "fingerprint": self.pack.fingerprint,
             "codec": spec.codec,
             "codec_weights": spec.weights,
         }
+        if base := built.how.get("base"):
+            self.identity["weights"] = base["sha256"]
         self.history = self.pack.history
         if self.selection is not None:
             self.identity["selection"] = self.selection.to_json()
         self.description = self.player.description()
         self._demos = self._open_demos(held_out)
+
+    def _tags(self) -> tuple[str, ...]:
+        """The tags that the model has a place for: those of the clips that are trained on."""
+        model = self.config.model
+        if not (model.tag_tokens if isinstance(model, DiaModel) else model.tags):
+            return ()
+        if self._words == "caption":
+            return ()
+        return tuple(tag_table(self.pack.clips).vocabulary(self._train_clips()))
+
+    def _captions(self) -> bool:
+        """Whether any clip that is trained on has a caption to be told."""
+        if self._words not in ("caption", "both"):
+            return False
+        captions = self.pack.clips.caption.arrow.take(self._train_clips()).to_pylist()
+        return any((caption or "").strip() for caption in captions)
+
+    def _train_clips(self) -> NDArray[np.integer]:
+        return self.pack.split("train") if self.selection is None else self.selection.clips(self.pack, "train")
+
+    @property
+    def _words(self) -> Literal["tags", "caption", "both"] | None:
+        return self.config.data.text if isinstance(self.config, DiaConfig) else None
+
+    def _unknown_tags(self) -> list[str]:
+        """The tags of the pack that weights which were trained with others have no id for."""
+        if self._words in (None, "caption") or not self.coder.tags:
+            return []
+        theirs = tag_table(self.pack.clips).vocabulary(self.train.clips)
+        if not (unknown := [tag for tag in theirs if tag not in self.coder.tags]):
+            return []
+        named = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+        return [f"{len(unknown)} of {len(theirs)} tags have no id in the weights, and are not told: {named}"]
+
+    def _cut_texts(self) -> list[str]:
+        """How many of the training clips' texts are longer than the model reads."""
+        if isinstance(self.coder, TagWords):
+            return []
+        clips = self.train.clips[:MOST_TEXTS]
+        long = sum(self.coder.cut(self.train.words_of(clip)) for clip in clips.tolist())
+        if not long:
+            return []
+        return [f"{long} of {len(clips)} texts are longer than {self.coder.length} ids, and are cut there"]
+
+    def _require_prompts(self) -> None:
+        if self.config.demo.temperatures:
+            prompts(self.config.demo, self.player)
 
     def _draw(self, stage: Settings) -> Draw:
         data = self.config.data
@@ -101,11 +148,14 @@ class CodesTask:
             window=stage.window,
             # The first stage has the plain key; a later one draws its own windows.
             seed=self.config.train.seed if stage.number == 0 else key(self.config.train.seed, "stage", stage.number),
+            begin_share=data.begin_share,
             null_share=data.null_share,
             tag_dropout=data.tag_dropout,
             tag_shuffle=data.tag_shuffle,
             tag_limit=data.tag_limit,
             selection=self.selection,
+            words=self._words,
+            caption_dropout=data.caption_dropout if isinstance(data, DiaData) else 0.0,
         )
 
     def _open_demos(self, held_out: Sequence[Item]) -> Demos | None:
@@ -122,7 +172,8 @@ class CodesTask:
                 why=f"{err.code}: {err.message}" + (f" ({err.why})" if err.why else ""),
                 next="name it: data.codec=FOLDER; or train without demos: demo.temperatures=[]",
             ) from err
-        return Demos(self.config, self.pack, self.player, codec, np.unique([item.clip for item in held_out]))
+        clips = np.unique([item.clip for item in held_out])
+        return Demos(self.config, self.pack, self.player, codec, clips, self.train.words_of)
 
     def start(self) -> None: ...
 
@@ -135,14 +186,20 @@ class CodesTask:
         )
 
     def inputs(self, batch: Batch) -> tuple[Tensor | None, ...]:
-        grid_BSK, tags_BG, keep_B = (
-            send(tensor, self.device) for tensor in (batch.grid_BSK, batch.tags_BG, batch.keep_B)
-        )
-        weighted = self.config.loss.codebook_weights != "equal"
-        return grid_BSK, tags_BG, keep_B, self.balance.weights_K() if weighted else None
+        condition, keep_B = self.condition(batch)
+        weights_K = self.balance.weights_K() if self.config.loss.codebook_weights != "equal" else None
+        grid_BSK, keep_B, *condition = (send(tensor, self.device) for tensor in (batch.grid_BSK, keep_B, *condition))
+        return grid_BSK, keep_B, weights_K, *condition
+
+    def condition(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
+        """What the items are told, on the host, and keep_B: not of an item of which no word is known."""
+        if isinstance(self.coder, TagWords):
+            return [batch.tags_BG], batch.keep_B
+        text_BM, mask_BM = self.coder.batch(batch.words_B)
+        return [text_BM, mask_BM], batch.keep_B & mask_BM.any(dim=1)
 
     def count(self, batch: Batch) -> float:
-        return int((batch.grid_BSK[:, 1:] < self.module.config.outputs).sum())
+        return int((batch.grid_BSK[:, 1:] < decoder_of(self.module).config.outputs).sum())
 
     def positions(self, window: int) -> int:
         return window
@@ -154,7 +211,7 @@ class CodesTask:
         found: dict[str, Any] = {
             "ce_K": [ce / count if count else None for ce, count in zip(sums["ce_K"], sums["count_K"], strict=True)],
         }
-        if self.module.condition is not None:
+        if not isinstance(self.coder, TagWords) or self.coder.tags:
             found["null_share"] = sums["null_items"] / sums["items"]
         if self.config.loss.codebook_weights == "learned":
             found["weights_K"] = self.balance.weights_K().tolist()
@@ -204,7 +261,8 @@ class CodesTask:
         tags_BG = functional.pad(batch.tags_BG, (0, 0, 0, missing))
         keep_B = functional.pad(batch.keep_B, (0, missing))
         part = slice(self.rank * size // self.world, (self.rank + 1) * size // self.world)
-        return Batch(grid_BSK[part], tags_BG[part], keep_B[part], batch.items[part])
+        words_B = [*batch.words_B, *[NO_WORDS] * missing][part]
+        return Batch(grid_BSK[part], tags_BG[part], keep_B[part], batch.items[part], words_B)
 
 
 def _check_shares(stages: Sequence[Settings], world: int) -> None:
@@ -219,36 +277,13 @@ def _check_shares(stages: Sequence[Settings], world: int) -> None:
             )
 
 
-def selection_of(config: RvqConfig) -> Selection | None:
+def selection_of(config: RvqConfig | DiaConfig) -> Selection | None:
     """The clips that the configuration chooses; None for all. Raises LICENCE004."""
     data = config.data
     if not data.with_tags and not data.without_tags and data.licence is None:
         return None
     allowed = None if data.licence is None else Allowed.parse(data.licence)
     return Selection(tuple(data.with_tags), tuple(data.without_tags), allowed)
-
-
-def decoder_config(config: RvqConfig, pack: Pack, specials: Specials, *, tags: int, positions: int) -> DecoderConfig:
-    """The decoder that the configuration describes, for the codes of this pack."""
-    model = config.model
-    return DecoderConfig(
-        codebooks=pack.spec.codebooks,
-        rows=specials.rows,
-        outputs=pack.spec.cardinality + 1,
-        width=model.width,
-        layers=model.layers,
-        heads=model.heads,
-        kv_heads=model.kv_heads,
-        feedforward=model.feedforward,
-        activation=model.activation,
-        norm=model.norm,
-        positions=model.positions,
-        max_positions=positions,
-        qk_norm=model.qk_norm,
-        dropout=model.dropout,
-        attention_scale=model.attention_scale,
-        tags=tags,
-    )
 
 
 def _groups(items: Sequence[Item], size: int) -> list[Sequence[Item]]:

@@ -107,6 +107,7 @@ class SoundTask:
         self.crops = [Crops(self.sound.train, stage.window, config.data.band_share) for stage in stages(config)]
         self.identity: dict[str, Any] = dict(self.sound.identity())
         self.history: list[dict[str, Any]] = []
+        self.notes: list[str] = []
         self.description: dict[str, Any] = {"network": network.to_json(), "sample_rate": SAMPLE_RATE}
         self._restarts = 0
 

@@ -1,0 +1,25 @@
+"""Intervals of 95 % that the measurements in this folder state."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from scipy.stats import t as student
+
+
+def wilson(hits: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """Of a share (Wilson 1927)."""
+    share, extra = hits / trials, z * z / trials
+    middle = (share + extra / 2) / (1 + extra)
+    half = z * math.sqrt(share * (1 - share) / trials + extra / (4 * trials)) / (1 + extra)
+    return middle - half, middle + half
+
+
+def of_mean(values: Sequence[float]) -> tuple[float, float]:
+    """(mean, half width) of a few values: Student's t; the half width of a single one is not known (nan)."""
+    mean, n = statistics.fmean(values), len(values)
+    if n < 2:
+        return mean, math.nan
+    return mean, float(student.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n)

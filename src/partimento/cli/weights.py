@@ -1,0 +1,114 @@
+"""`partimento weights`: published weights in, and weights out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from partimento.cli.terminal import json_option, lines, progress, quiet_option, result
+
+if TYPE_CHECKING:
+    from partimento.runs.published import Published
+
+PATH = click.Path(path_type=Path)
+
+
+@click.group()
+def command() -> None:
+    """Import published weights to start a training from, look at them, and export weights."""
+
+
+@command.command("import")
+@click.argument("path", type=PATH)
+@click.option("--to", "folder", required=True, type=PATH, help="Folder for the weights.")
+@click.option("--generation", help="Of a Dia: 0626 (June 2025 and later) or april (2025, and its fine-tunes).")
+@quiet_option
+@json_option
+def import_(path: Path, folder: Path, generation: str | None, quiet: bool, as_json: bool) -> None:
+    """Make a folder of weights of the checkpoint PATH: Dia (transformers, nari-labs) or MusicGen (transformers).
+
+    PATH is a folder with config.json, a file beside one (.safetensors, or .pth, of which only tensors are read), or a
+    name of the Hugging Face hub that `hf download` has fetched. Nothing is downloaded.
+    """
+    from partimento.runs.foreign import import_foreign
+
+    with progress(quiet) as display:
+        found, report = import_foreign(path, folder, generation=generation, progress=display)
+    values = {**_summary(found), "loaded": len(report.loaded), "apart": len(report.apart)}
+    text = f"{lines(values)}\nnext: set model.weights = {str(folder)!r} in a configuration of the dia family"
+    result(values, as_json, text)
+
+
+@command.command()
+@click.argument("folder", type=PATH)
+@json_option
+def inspect(folder: Path, as_json: bool) -> None:
+    """Say what the weights in FOLDER are, once every file was verified."""
+    from partimento.runs import published
+
+    found = published.read(folder)
+    result({**_summary(found), "facts": found.facts.model_dump(mode="json")}, as_json, lines(_summary(found)))
+
+
+@command.command()
+@click.argument("source", type=PATH)
+@click.option("--to", "folder", required=True, type=PATH, help="Folder for the weights.")
+@click.option(
+    "--as",
+    "layout",
+    type=click.Choice(["partimento", "transformers", "nari"]),
+    default="partimento",
+    show_default=True,
+    help="partimento starts other trainings, transformers is what from_pretrained loads.",
+)
+@click.option("--weights", type=click.Choice(["ema", "raw"]), default="ema", show_default=True, help="Of a run.")
+@quiet_option
+@json_option
+def export(
+    source: Path,
+    folder: Path,
+    layout: Literal["partimento", "transformers", "nari"],
+    weights: Literal["ema", "raw"],
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Write the weights of SOURCE, a run or a folder of weights, for other trainings or other programs.
+
+    Of a run it is the best checkpoint (else the newest), with its adapters merged into the weights.
+    """
+    from partimento.training.publish import export_weights
+
+    with progress(quiet) as display:
+        values = export_weights(source, folder, layout=layout, weights=weights, progress=display)
+    origin = values["source"]
+    shown = {**values, "source": ", ".join(origin[name] for name in ("name", "run", "checkpoint") if name in origin)}
+    result(values, as_json, lines(shown))
+
+
+def _summary(found: Published) -> dict[str, Any]:
+    facts, decoder, encoder = found.facts, found.facts.model["decoder"], found.facts.model["encoder"]
+    t5 = encoder["config"]["t5"] if encoder["kind"] == "t5" else None
+    texts = f"T5, {t5['num_layers']} x {t5['d_model']}, frozen" if t5 else f"{encoder['layers']} x {encoder['width']}"
+    codec = facts.codec
+    rate = found.frame_rate
+    return {
+        "folder": str(found.folder),
+        "kind": facts.kind + (f", generation {facts.generation}" if facts.generation else ""),
+        "source": facts.source.get("name") or facts.source.get("run"),
+        "licence": facts.licence or "not said",
+        "text encoder": f"{texts}, {facts.words.length} {facts.words.kind} at most",
+        "decoder": f"{decoder['layers']} x {decoder['width']}, {decoder['heads']} heads",
+        "cross attention": "rotated" if decoder["cross_attention_rope"] else "without positions",
+        "attention scale": "1/sqrt(head width)" if decoder["attention_scale"] is None else decoder["attention_scale"],
+        "codes": f"{codec.codebooks} x {codec.cardinality}, {float(rate):.4g} frames/s of {codec.sample_rate} Hz"
+        + (f", {codec.layout}" if codec.layout else ""),
+        "codec": codec.name or "not said",
+        "delays": list(found.delays),
+        "ending": f"EOS {facts.ending.eos}, tail {facts.ending.tail}",
+        "guidance": f"u + s (c - u), rule {facts.guidance_rule}",
+        "null": f"{facts.model['null']}, {'trained' if facts.null_trained else 'never trained'}",
+        "megabytes": round(found.files["model.safetensors"]["bytes"] / 1e6, 1),
+        "sha256": found.sha256,
+    }

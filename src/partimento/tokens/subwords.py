@@ -1,0 +1,103 @@
+"""Text as the subwords of a published tokenizer (T5's, for MusicGen): the `TextCoder` of models with such an encoder.
+
+Shapes: B items, M ids of a text (padded to the coder's length, always).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from partimento.errors import PartimentoError
+from partimento.tokens import tags as tagging
+from partimento.tokens.text import PAD, Words, check_text
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+FILE = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class SubwordText:
+    """`folder` holds a tokenizer.json. Tags are spelled, before the text and separated by commas: all can be asked for.
+
+    Raises WEIGHTS007, when first used, where there is no tokenizer in the folder.
+    """
+
+    folder: str
+    length: int
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        return ()
+
+    def require(self, words: Words) -> Words:
+        words = Words(tagging.clean(words.tags), words.text.strip())
+        check_text(str(words))
+        count = len(self.ids(words))
+        if count > self.length:
+            raise PartimentoError(
+                "TEXT001",
+                f"the prompt is {count} subwords long, and the model reads {self.length}",
+                next="shorten the text",
+                ids=count,
+                length=self.length,
+            )
+        return words
+
+    def ids(self, words: Words) -> list[int]:
+        """Of the whole words, however many, with the mark that the tokenizer puts at an end; none for no words."""
+        text = ", ".join(words.tags) + (". " if words.tags and words.text else "") + words.text
+        return list(tokenizer(self.folder).encode(text).ids) if words else []
+
+    def cut(self, words: Words) -> bool:
+        return len(self.ids(words)) > self.length
+
+    def batch(self, words_B: Sequence[Words]) -> tuple[Tensor, Tensor]:
+        text_BM = np.full((len(words_B), self.length), PAD, dtype=np.int64)
+        mask_BM = np.zeros((len(words_B), self.length), dtype=bool)
+        for row, words in enumerate(words_B):
+            ids = self.ids(words)
+            if len(ids) > self.length:  # the mark of the end stays
+                ids = [*ids[: self.length - 1], ids[-1]]
+            text_BM[row, : len(ids)] = ids
+            mask_BM[row, : len(ids)] = True
+        return torch.from_numpy(text_BM), torch.from_numpy(mask_BM)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "subwords", "folder": self.folder, "length": self.length}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> SubwordText:
+        return cls(stored["folder"], stored["length"])
+
+
+@functools.lru_cache(maxsize=4)
+def tokenizer(folder: str) -> Tokenizer:
+    """Raises WEIGHTS007."""
+    from tokenizers import Tokenizer
+
+    file = Path(folder) / FILE
+    try:
+        found = Tokenizer.from_file(str(file))
+    except Exception as err:
+        if type(err) is not Exception:  # the library raises the bare type, whatever is wrong with a file
+            raise
+        raise PartimentoError(
+            "WEIGHTS007",
+            "the tokenizer of the weights cannot be read",
+            where=str(file),
+            why=str(err),
+            next="import the weights again: partimento weights import PATH --to FOLDER",
+        ) from err
+    found.no_truncation()
+    found.no_padding()
+    return found
