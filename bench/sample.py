@@ -20,6 +20,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -89,7 +90,7 @@ class Musicgen:
             pad_token_id=CODES,
             bos_token_id=CODES,
         )
-        self.theirs = transformers.MusicgenForCausalLM(config).to(device).eval()
+        self.theirs = _on(device, transformers.MusicgenForCausalLM(config))
         for name in ("pad_token_id", "bos_token_id", "decoder_start_token_id"):
             setattr(self.theirs.generation_config, name, CODES)
         self.theirs.generation_config.num_return_sequences = 1
@@ -161,7 +162,7 @@ class Dia:
                 **head,
             },
         )
-        self.theirs = transformers.DiaForConditionalGeneration(config).to(device).eval()
+        self.theirs = _on(device, transformers.DiaForConditionalGeneration(config))
         self.model = TextModel.from_json(describe_dia(config.to_dict(), "0626").model).to(device).eval()
         import_dia(self.model, self.theirs.state_dict())
         self.decoder = self.model.decoder
@@ -267,10 +268,18 @@ def timed(run: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
+def _on(device: torch.device, model: Any) -> Any:
+    return model.to(device).eval()
+
+
+def _noted(into: list[float], run: Callable[..., float], *arguments: Any) -> None:
+    into.append(run(*arguments))
+
+
 def small_codec(device: torch.device) -> Callable[[Tensor], Tensor]:
     """codes_BTK -> audio: a DAC of a quarter of the usual width, random weights."""
     config = transformers.DacConfig(n_codebooks=CODEBOOKS, codebook_size=CODES, decoder_hidden_size=384)
-    codec = transformers.DacModel(config).to(device).eval()
+    codec = _on(device, transformers.DacModel(config))
 
     @torch.inference_mode()
     def decode(codes_BTK: Tensor) -> Tensor:
@@ -323,7 +332,7 @@ def cell(
     first: dict[str, list[float]] = {mode.name: [] for mode in modes}
     ways: dict[str, Callable[[], object]] = {"theirs": lambda: model.play(frames, scale)}
     for mode in modes:
-        ways[mode.name] = lambda mode=mode: first[mode.name].append(ours(model, mode, batch, scale, frames, codec))
+        ways[mode.name] = partial(_noted, first[mode.name], ours, model, mode, batch, scale, frames, codec)
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(3 if quick else 4):
         for way, run in ways.items():

@@ -186,6 +186,14 @@ def test_the_users_own_cache_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert compiled.cache_folder() == tmp_path / "mine"
 
 
+def test_what_torch_sets_by_itself_is_not_the_users_wish(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert compiled.cache_folder().is_relative_to(tmp_path)
+
+
 def test_no_compiler_is_said_before_the_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from torch._inductor import cpp_builder
     from torch._inductor.exc import InvalidCxxCompiler

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch._inductor.runtime import cache_dir_utils
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from partimento import commit
@@ -120,16 +121,23 @@ def cache_folder() -> Path:
 
     Never a folder that others can write to: what lies in it is executed.
     """
-    if named := os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
+    # Importing the compiler sets the variable itself, to a folder below the system's temporary one.
+    named, theirs = os.environ.get("TORCHINDUCTOR_CACHE_DIR"), cache_dir_utils.default_cache_dir()
+    if named and named != theirs:
         return Path(named)
     return commit.cache_home() / "compiled" / f"torch-{torch.__version__}"
 
 
-def _prepare_compiler(device: torch.device) -> None:
-    """Point the compiler to the cache; TRAIN041 where it has no C++ compiler to work with."""
+def use_cache() -> None:
+    """Point torch's compiler to the cache, before it is first used."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+
+
+def _prepare_compiler(device: torch.device) -> None:
+    """Point the compiler to the cache; TRAIN041 where it has no C++ compiler to work with."""
+    use_cache()
     if device.type != "cpu":
         return
     cpp_builder: Any = __import__("torch._inductor.cpp_builder", fromlist=["get_cpp_compiler"])

@@ -30,7 +30,7 @@ from partimento.sampling.sheet import Ending
 from partimento.tokens.patterns import Pattern
 from partimento.tokens.spec import CodecSpec, Specials
 from partimento.tokens.text import NO_WORDS, Words
-from partimento.training import building
+from partimento.training import building, compiled
 from partimento.training.building import Built, Coder
 from partimento.training.ema import copy_into, named_state
 from partimento.training.objective import decoder_of, tell
@@ -191,6 +191,8 @@ class Player:
         TEXT... (words that it does not know), SAMPLE001 (impossible request), SAMPLE002 (guidance without words),
         SAMPLE005 (the null condition is needed and was never trained), SAMPLE020 to SAMPLE023 (`compile`, `weights`).
         """
+        if compile:
+            compiled.use_cache()
         words_B = [words] * len(seeds) if isinstance(words, Words) else list(words)
         words_B = [self.require(one, guidance.scale) for one in words_B]
         told, null = self.told(words_B) if seeds else (NOTHING, NOTHING)
