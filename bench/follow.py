@@ -300,7 +300,7 @@ def judge(table: dict[str, dict[str, Any]], asks: Sequence[Ask]) -> dict[str, An
     return {
         "times_chance": least,
         "each_3x": min(least.values()) >= 3,
-        "null_at_chance": {name: intervals[name][0] <= by_chance[name] <= intervals[name][1] for name in ASPECTS},
+        "null_above_chance": {name: intervals[name][0] > by_chance[name] for name in ASPECTS},
         "raised": raised,
     }
 
@@ -339,13 +339,13 @@ def report(
                 low, high = wilson(round(share * row["samples"]), row["samples"])
             cells.append(f"{share:.3f} [{low:.3f}, {high:.3f}]")
         lines.append(f"| {row['name']} | {row['samples']} | " + " | ".join(cells) + " |")
-    least, raised = verdict["times_chance"], verdict["raised"]
+    least, raised, null = verdict["times_chance"], verdict["raised"], verdict["null_above_chance"]
     lines += [
         "",
         "The least of guidance 1 and 3 is "
         + ", ".join(f"{least[name]:.1f} times chance in {name}" for name in ASPECTS)
         + ". Null samples, against asks dealt at random, are "
-        + ", ".join(f"{'at' if ok else 'not at'} chance in {name}" for name, ok in verdict["null_at_chance"].items())
+        + ", ".join(f"{'' if above else 'not '}above chance in {name}" for name, above in null.items())
         + ". From guidance 1 to 3 the mean of the three changes by"
         + " and, tags dealt anew, by".join(
             f" {one['mean']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]" for one in raised.values()
