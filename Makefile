@@ -44,6 +44,7 @@ test-slow: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python bench/decoder.py
+	$(BIN)/python bench/sample.py
 	$(BIN)/python bench/train.py
 	$(BIN)/python bench/codec_streams.py
 	$(BIN)/python bench/data.py

@@ -415,7 +415,8 @@ def step_bytes(model: Any, mode: Mode, batch: int, scale: float, rows: int) -> f
     ]
     weight = own if mode.weights == "full" else BYTES[mode.weights]
     places = config.kv_heads * config.head * rows / 2 + config.cross_kv_heads * config.cross_head_width * TEXT
-    cache = 2 * config.layers * places * batch * (1 if scale == 1 else 2) * own
+    kept = 2 if mode.weights == "bf16" else own  # the step in C++ keeps keys and values in bf16 then
+    cache = 2 * config.layers * places * batch * (1 if scale == 1 else 2) * kept
     return sum(layer.weight.numel() for layer in layers) * weight + cache
 
 

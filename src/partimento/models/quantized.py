@@ -2,8 +2,9 @@
 
 int8: every row of a matrix (an output channel) is rounded to 255 levels, symmetric about 0, under a scale of its own.
 The error of an output is then at most half a level of each weight: |y - y'| <= max|w_row| / 254 * sum|x|. bf16: 8 bits
-of significand, so a weight is off by at most 2^-9 of itself. Weights alone are rounded: activations and sums keep their
-type. Embeddings, norms and biases stay as they are.
+of significand, so a weight is off by at most 2^-9 of itself. Here weights alone are rounded: activations and sums keep
+their type. Embeddings, norms and biases stay as they are. (The step in C++ rounds the other factor of a product, too:
+`native.program`.)
 """
 
 from __future__ import annotations

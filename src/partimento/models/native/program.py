@@ -2,7 +2,10 @@
 
 A small model's step is hundreds of operators, and most of its time is calling them; a large one's is reading weights.
 Here a step is one call, whatever the shapes (compiled once a machine, in about a second, and kept in torch's folder of
-compiled kernels), and weights may be read as bfloat16 or int8. Activations, sums, keys and values stay in float32.
+compiled kernels), and weights may be read as bfloat16 or int8. Sums, norms and what is added up between layers stay in
+float32, and with int8 all else does. With bfloat16 both factors of every product are in it (activations, queries, keys,
+attention weights and values, too): its dot product does twice the arithmetic, and a cache of half the bytes is read.
+Where the processor has no such instruction, the same rounded numbers are multiplied in float32.
 torch's own compiler was measured first: forward alone, with weights frozen into the code, 777 steps/s for 6 layers of
 width 256 on two cores against 700 of the operators one by one, after 12 to 23 s of compilation for each batch size.
 
@@ -27,11 +30,12 @@ from partimento.models.layers import LayerNorm, RMSNorm, check_positions
 from partimento.models.linear import Linear
 from partimento.models.quantized import Weights, narrow, narrowed
 
-# As in step.cpp: outputs of a panel, and what a row of values is padded to.
-_PANEL, _LANES = 64, 16
+# As in step.cpp: outputs of a panel, what a row of values is padded to, and most queries or rows at a time.
+_PANEL, _LANES, _TALL = 64, 16, 8
 # Rows of each item in one call: more would need more memory for what lies between layers, and save nothing.
 _ROWS = 32
-_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+# Pairs of bfloat16 are handled as one int32.
+_KINDS = {torch.float32: 0, torch.int32: 1, torch.int8: 2}
 # Sums of products as one instruction, and nothing else that changes a result.
 _FLAGS = ("-ffp-contract=fast", "-fno-math-errno")
 
@@ -61,14 +65,14 @@ class _Program(ctypes.Structure):
     _fields_ = [
         *((n, _Int) for n in ("width", "codebooks", "rows", "heads", "kv_heads", "head")),
         *((n, _Int) for n in ("cross_heads", "cross_kv_heads", "cross_head", "feedforward", "layers", "layer_norm")),
-        *((n, _Int) for n in ("gated", "positions", "memory_places", "threads")),
+        *((n, _Int) for n in ("gated", "positions", "memory_places", "threads", "paired")),
         *((n, _Float) for n in ("eps", "scale", "cross_scale", "unused")),
         *((n, _Pointer) for n in ("embedding", "condition", "added", "cosine", "sine", "cross_cosine", "cross_sine")),
         ("memory_lengths", _Pointer),
         ("norm", _Norm),
         ("head_matrix", _Matrix),
         *((n, _Pointer) for n in ("blocks", "x", "h", "heads_out", "wide", "own")),
-        *((n, _Int) for n in ("scores_size", "sums_size")),
+        *((n, _Int) for n in ("scores_size", "sums_size", "pairs_size")),
     ]
 
 
@@ -88,7 +92,7 @@ _PACKINGS: WeakKeyDictionary[Linear, tuple[object, dict[int, tuple[Tensor, Tenso
 
 
 def _packed(layer: Linear, outputs: slice, weights: Weights) -> tuple[Tensor, Tensor | None]:
-    """The weights in panels [O / 64, inputs, 64], and the factor of each output if it has one.
+    """The weights in panels (`_pack`), and the factor of each output if it has one.
 
     Kept for as long as the layer lives and its weights hold the same bits: packing takes as long as tens of steps.
     """
@@ -103,16 +107,23 @@ def _packed(layer: Linear, outputs: slice, weights: Weights) -> tuple[Tensor, Te
 
 
 def _pack(weight_OI: Tensor, weights: Weights) -> tuple[Tensor, Tensor | None]:
+    """Panels [O / 64, inputs, 64], of bfloat16 [O / 64, inputs / 2, 64] with two inputs in an int32; and factors."""
     weight_OI, scale_O = narrow(weight_OI, weights)
     out, inputs = weight_OI.shape
     if out % _PANEL:  # (not by `pad`, which knows no int8)
         weight_OI = torch.cat([weight_OI, weight_OI.new_zeros(-out % _PANEL, inputs)])
-    # The same lane of 2 or 4 vectors of 16 side by side (`column` in step.cpp).
-    if (beside := 4 // weight_OI.element_size()) > 1:
-        order_O = torch.arange(len(weight_OI)).view(-1, beside, _LANES).transpose(1, 2).flatten()
-        weight_OI = weight_OI[order_O]
+    if weights == "bf16":
+        weight_OI = _pairs(weight_OI)
+    elif weights == "int8":  # the same lane of 4 vectors of 16 side by side (`column` in step.cpp)
+        weight_OI = weight_OI[torch.arange(len(weight_OI)).view(-1, 4, _LANES).transpose(1, 2).flatten()]
     # In two steps, which torch does faster than in one.
-    return weight_OI.t().contiguous().view(inputs, -1, _PANEL).transpose(0, 1).contiguous(), scale_O
+    columns_IO = weight_OI.t().contiguous()
+    return columns_IO.view(len(columns_IO), -1, _PANEL).transpose(0, 1).contiguous(), scale_O
+
+
+def _pairs(values: Tensor) -> Tensor:
+    """[..., n] -> int32 [..., ceil(n / 2)]: neighbours in bfloat16, the first in the lower half."""
+    return functional.pad(values.bfloat16(), (0, values.shape[-1] % 2)).contiguous().view(torch.int32)
 
 
 class NativeDecoder:
@@ -128,6 +139,7 @@ class NativeDecoder:
         self.step = library().partimento_step
         self._kept: list[Any] = []  # what the structures point to
         self._weights = weights
+        self._paired = weights == "bf16"
         with torch.no_grad():
             nothing_BSK = torch.zeros(items, 1, decoder.config.codebooks, dtype=torch.int64)
             decoder._check(nothing_BSK, 0, told.condition_BD, told.memory_BMD)
@@ -163,6 +175,7 @@ class NativeDecoder:
         program.head, program.cross_head = config.head, config.cross_head_width
         program.layer_norm, program.gated = config.norm == "layer", config.activation == "swiglu"
         program.positions, program.threads = -(-self.positions // _PANEL) * _PANEL, threads
+        program.paired = self._paired
         program.eps = config.norm_eps
         program.scale = config.attention_scale or config.head**-0.5
         program.cross_scale = config.attention_scale or config.cross_head_width**-0.5
@@ -186,10 +199,14 @@ class NativeDecoder:
         program.x, program.h = (self._floats(torch.zeros(rows, config.width)) for _ in range(2))
         program.heads_out = self._floats(torch.zeros(rows, widest))
         program.wide = self._floats(torch.zeros(rows, config.feedforward))
-        # Of every thread: scores of at most six queries at a time, sums of two panels.
-        program.scores_size = 6 * max(program.positions, program.memory_places)
+        # Of every thread: scores of a few queries, sums of two panels, and rows or scores in bfloat16.
+        places = max(program.positions, program.memory_places)
+        inputs = max(config.width, widest, program.feedforward)
+        program.scores_size = _TALL * places
         program.sums_size = 2 * rows * _PANEL
-        program.own = self._floats(torch.zeros(threads, program.scores_size + program.sums_size))
+        program.pairs_size = max(rows, _TALL) * (max(places, inputs) // 2 + _LANES) if self._paired else 0
+        own = program.scores_size + program.sums_size + program.pairs_size
+        program.own = self._floats(torch.zeros(threads, own))
         return program
 
     def _block(self, block: Block, program: _Program, memory: tuple[int, int]) -> _Block:
@@ -211,9 +228,8 @@ class NativeDecoder:
             made.cross_norm = self._norm(block.cross_norm)
             made.cross_query, made.cross_out = self._linear(block.cross.query), self._linear(block.cross.out)
             made.memory_keys, made.memory_values = memory
-        slots = self.items * program.kv_heads * program.positions
-        made.keys = self._floats(torch.zeros(slots, program.head))
-        made.values = self._floats(torch.zeros(slots, -(-program.head // _LANES) * _LANES))
+        empty = torch.zeros(self.items, program.kv_heads, program.positions, program.head)
+        made.keys, made.values = self._places(empty, empty)
         return made
 
     def _remember(self, decoder: CodeDecoder, told: Told, program: _Program) -> list[tuple[int, int]]:
@@ -235,13 +251,19 @@ class NativeDecoder:
         for known in filled.memory:
             assert known is not None
             front = [x.take_along_dim(order_BM[:, None, :, None], dim=2).float() for x in known]
-            key, value = (functional.pad(x, (0, 0, 0, program.memory_places - most)) for x in front)
-            key = key.unflatten(2, (-1, _PANEL)).transpose(-1, -2)
-            found.append((self._floats(key), self._floats(functional.pad(value, (0, -value.shape[3] % _LANES)))))
+            found.append(self._places(*(functional.pad(x, (0, 0, 0, program.memory_places - most)) for x in front)))
         return found
 
+    def _places(self, key_BGPE: Tensor, value_BGPE: Tensor) -> tuple[int, int]:
+        """Keys in panels of places and values, as step.cpp wants them (`Block`)."""
+        key, value = key_BGPE.unflatten(2, (-1, _PANEL)), functional.pad(value_BGPE, (0, -value_BGPE.shape[3] % _LANES))
+        if self._paired:
+            key, value = _pairs(key), _pairs(value.transpose(2, 3)).transpose(2, 3)
+        key, value = (self._keep(x.contiguous()) for x in (key.transpose(-1, -2), value))
+        return key.data_ptr(), value.data_ptr()
+
     def _linear(self, layer: Linear, outputs: slice = slice(None)) -> _Matrix:
-        """The matrix in panels: [O / 64, inputs, 64]."""
+        """The matrix in panels."""
         packed, scale_O = _packed(layer, outputs, self._weights)
         self._kept.append(packed)
         weight, bias = layer.weight[outputs], None if layer.bias is None else layer.bias[outputs]

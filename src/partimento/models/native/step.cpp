@@ -5,30 +5,38 @@
 // the order of its inputs: what a row gives does not depend on the rows beside it. All threads stay in one parallel
 // region.
 //
+// In bfloat16 both factors of every product (weights and activations, queries and keys, mixture and values) lie in
+// pairs of inputs, which one instruction multiplies and adds to a float32: twice the arithmetic, for half the bytes.
+//
 // The structures below are mirrored, field by field, in program.py.
 // Names: B items, S rows of the grid of each, M = B * S, D width, G key-value heads, E head width, P positions.
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
 namespace {
 
-// The vectors of this processor, and how many columns of a panel are summed at once: with six rows its registers are
-// full.
+// The vectors of this processor, how many columns of a panel are summed at once for up to six rows (its registers are
+// full then), and how many rows are summed at once, if need be for half of those columns.
 #if defined(__AVX512F__)
-constexpr int64_t LANES = 16, STRIP = 64;
+constexpr int64_t LANES = 16, STRIP = 64, TALL = 8;
 #elif defined(__AVX__)
-constexpr int64_t LANES = 8, STRIP = 16;
+constexpr int64_t LANES = 8, STRIP = 16, TALL = 6;
 #else
-constexpr int64_t LANES = 4, STRIP = 16;
+constexpr int64_t LANES = 4, STRIP = 16, TALL = 6;
 #endif
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
-constexpr int64_t PANEL = 64, TALL = 6, DEEP = 512, LINE = 64, SIXTEEN = 16;
+typedef uint16_t Shorts __attribute__((vector_size(2 * LANES)));
+// So many bytes of a panel stay in the first cache for all rows.
+constexpr int64_t PANEL = 64, NEAR = 32768, LINE = 64, SIXTEEN = 16;
 
 inline Floats load(const float* at) { Floats v; std::memcpy(&v, at, sizeof v); return v; }
 inline Floats floats_of(Ints bits) { Floats v; std::memcpy(&v, &bits, sizeof v); return v; }
@@ -62,13 +70,58 @@ inline Floats gelu(Floats x) {  // exact GELU; erf by Abramowitz and Stegun 7.1.
   return 0.5f * x * (1.0f + (z < 0.0f ? -erf : erf));
 }
 
-// The weights of columns c .. c + LANES of a row of a panel. Narrow ones lie beside those 16 columns further on, in one
-// int32: taken apart by shifts, which every compiler makes well (of widening conversions it makes one lane at a time).
+// Two inputs of an output in bfloat16, the upper half of a float; the first lies in the lower half.
+struct Pair {
+  uint32_t both;
+};
+template <class W> struct Inputs { typedef float Type; static constexpr int64_t TOGETHER = 1; };
+template <> struct Inputs<Pair> { typedef uint16_t Type; static constexpr int64_t TOGETHER = 2; };
+
+inline Shorts rounded(Floats x) {
+#ifdef __AVX512BF16__
+  const __m256bh narrow = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(x));
+  Shorts made;
+  std::memcpy(&made, &narrow, sizeof made);
+  return made;
+#else
+  Ints bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, Shorts);
+#endif
+}
+inline uint16_t rounded(float x) {
+  int32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+inline void put(float x, float* to) { *to = x; }
+inline void put(float x, uint16_t* to) { *to = rounded(x); }
+
+// sum + weight * x, for one input of every row or a pair of them
+inline Floats plus(Floats sum, Floats weight, float x) { return sum + weight * x; }
+inline Floats plus(Floats sum, Floats weight, Pair x) {
+  const Ints both = static_cast<int32_t>(x.both) - Ints{};
+#ifdef __AVX512BF16__
+  __m512bh a, b;
+  std::memcpy(&a, &weight, sizeof a);
+  std::memcpy(&b, &both, sizeof b);
+  return reinterpret_cast<Floats>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), a, b));
+#else
+  Ints pair;
+  std::memcpy(&pair, &weight, sizeof pair);
+  sum += floats_of(pair << 16) * floats_of(both << 16);
+  return sum + floats_of(pair & -65536) * floats_of(both & -65536);
+#endif
+}
+
+// The weights of columns c .. c + LANES of a row of a panel. Those of int8 lie beside those 16, 32 and 48 columns
+// further on, in one int32: taken apart by shifts, which every compiler makes well (of widening conversions it makes one
+// lane at a time).
 inline Floats column(const float* row, int64_t c) { return load(row + c); }
-inline Floats column(const uint16_t* row, int64_t c) {  // bfloat16: the upper half of a float
-  Ints two;
-  std::memcpy(&two, row + c / 32 * 32 + c % SIXTEEN * 2, sizeof two);
-  return floats_of(c % 32 < SIXTEEN ? two << 16 : two & -65536);
+inline Floats column(const Pair* row, int64_t c) {
+  Floats v;
+  std::memcpy(&v, row + c, sizeof v);
+  return v;
 }
 inline Floats column(const int8_t* row, int64_t c) {
   Ints four;
@@ -76,50 +129,59 @@ inline Floats column(const int8_t* row, int64_t c) {
   return __builtin_convertvector(four << (24 - c / SIXTEEN * 8) >> 24, Floats);
 }
 
-// What is fetched into the cache while something else is computed: so many lines for every input.
+// What is fetched into the cache while something else is computed: so many lines for every input, up to the end.
 struct Ahead {
-  const char* at = nullptr;
+  const char *at = nullptr, *end = nullptr;
   int64_t lines = 0;
+  Ahead() = default;
+  Ahead(const void* from, int64_t bytes, int64_t inputs)
+      : at(static_cast<const char*>(from)), end(at ? at + bytes : at),
+        lines(inputs ? (bytes / LINE + inputs - 1) / inputs : 0) {}
 };
 
 // out[r][FIRST .. FIRST + C * LANES) = x[r][0..in) times a panel whose rows are `pitch` apart; `more`: added to out.
-template <int R, int C, int FIRST, class W>
-void tile(const W* panel, int64_t pitch, int64_t in, const float* x, int64_t x_pitch, float* out, int64_t out_pitch,
-          bool more, Ahead ahead) {
+template <int R, int C, int FIRST, class W, class X>
+void tile(const W* panel, int64_t pitch, int64_t in, const X* x, int64_t x_pitch, float* out, int64_t out_pitch,
+          bool more, Ahead& ahead) {
   Floats sum[R][C] = {};
   if (more)
     for (int r = 0; r < R; r++)
       for (int c = 0; c < C; c++) sum[r][c] = load(out + r * out_pitch + FIRST + c * LANES);
+  const char *fetch = ahead.at, *const end = ahead.end;
+  const int64_t step = ahead.lines * LINE;
   for (int64_t i = 0; i < in; i++) {
-    for (const char* end = ahead.at + ahead.lines * LINE; ahead.at < end; ahead.at += LINE)
-      __builtin_prefetch(ahead.at, 0, 2);
+    if (fetch < end)
+      for (const char* stop = fetch + step; fetch < stop; fetch += LINE) __builtin_prefetch(fetch, 0, 2);
     Floats weight[C];
 #pragma GCC unroll 4
     for (int c = 0; c < C; c++) weight[c] = column(panel + i * pitch, FIRST + c * LANES);
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-      for (int c = 0; c < C; c++) sum[r][c] += weight[c] * x[r * x_pitch + i];
+      for (int c = 0; c < C; c++) sum[r][c] = plus(sum[r][c], weight[c], x[r * x_pitch + i]);
   }
+  ahead.at = fetch;
   for (int r = 0; r < R; r++)
     for (int c = 0; c < C; c++) store(out + r * out_pitch + FIRST + c * LANES, sum[r][c]);
 }
 
-// The first COLUMNS of a panel, a strip at a time, times `rows` <= 6 rows.
-template <int COLUMNS, int FIRST = 0, class W>
-void tiles(int64_t rows, const W* panel, int64_t pitch, int64_t in, const float* x, int64_t x_pitch, float* out,
-           int64_t out_pitch, bool more = false, Ahead ahead = {}) {
-  constexpr int C = (COLUMNS < STRIP ? COLUMNS : STRIP) / LANES;
-  switch (rows) {
-    case 1: tile<1, C, FIRST>(panel, pitch, in, x, x_pitch, out, out_pitch, more, ahead); break;
-    case 2: tile<2, C, FIRST>(panel, pitch, in, x, x_pitch, out, out_pitch, more, ahead); break;
-    case 3: tile<3, C, FIRST>(panel, pitch, in, x, x_pitch, out, out_pitch, more, ahead); break;
-    case 4: tile<4, C, FIRST>(panel, pitch, in, x, x_pitch, out, out_pitch, more, ahead); break;
-    case 5: tile<5, C, FIRST>(panel, pitch, in, x, x_pitch, out, out_pitch, more, ahead); break;
-    default: tile<6, C, FIRST>(panel, pitch, in, x, x_pitch, out, out_pitch, more, ahead);
-  }
-  if constexpr (COLUMNS > STRIP)
-    tiles<COLUMNS - STRIP, FIRST + STRIP>(rows, panel, pitch, in, x, x_pitch, out, out_pitch, more);
+// The first COLUMNS of a panel, a strip at a time, times R rows.
+template <int R, int COLUMNS, int FIRST, class W, class X>
+void strips(const W* panel, int64_t pitch, int64_t in, const X* x, int64_t x_pitch, float* out, int64_t out_pitch,
+            bool more, Ahead& ahead) {
+  constexpr int64_t WIDE = R > 6 ? STRIP / 2 : STRIP;
+  tile<R, (COLUMNS < WIDE ? COLUMNS : WIDE) / LANES, FIRST>(panel, pitch, in, x, x_pitch, out, out_pitch, more, ahead);
+  if constexpr (COLUMNS > WIDE)
+    strips<R, COLUMNS - WIDE, FIRST + WIDE>(panel, pitch, in, x, x_pitch, out, out_pitch, more, ahead);
+}
+
+// The same times `rows` <= TALL rows.
+template <int COLUMNS, int R = TALL, class W, class X>
+void tiles(int64_t rows, const W* panel, int64_t pitch, int64_t in, const X* x, int64_t x_pitch, float* out,
+           int64_t out_pitch, bool more, Ahead& ahead) {
+  if constexpr (R > 1)
+    if (rows < R) return tiles<COLUMNS, R - 1>(rows, panel, pitch, in, x, x_pitch, out, out_pitch, more, ahead);
+  strips<R, COLUMNS, 0>(panel, pitch, in, x, x_pitch, out, out_pitch, more, ahead);
 }
 
 }  // namespace
@@ -127,7 +189,7 @@ void tiles(int64_t rows, const W* panel, int64_t pitch, int64_t in, const float*
 extern "C" {
 
 struct Matrix {
-  const void* weight;  // [panels][in][64], see `column`
+  const void* weight;  // [panels][in][64], in bfloat16 [panels][in / 2][64][2], in int8 see `column`
   const float *scale, *bias;  // of an output, or null
   int64_t in, out, kind;  // kind 0 float32, 1 bfloat16, 2 int8
 };
@@ -139,13 +201,15 @@ struct Norm {
 struct Block {
   Norm attention_norm, cross_norm, feedforward_norm, query_norm, key_norm;
   Matrix qkv, attention_out, cross_query, cross_out, gate, up, down;
-  float *keys, *values;  // [B][G][P / 64][E][64] and [B][G][P][E]; P a multiple of 64, E of values padded to 16
-  const float *memory_keys, *memory_values;  // the same with the places of the memory
+  // [B][G][P / 64][E][64] and [B][G][P][E]; P a multiple of 64, E of values padded to 16. If `paired`, bfloat16 in
+  // [B][G][P / 64][E / 2][64][2] and [B][G][P / 2][E][2].
+  void *keys, *values;
+  const void *memory_keys, *memory_values;  // the same with the places of the memory
 };
 
 struct Program {
   int64_t width, codebooks, rows, heads, kv_heads, head, cross_heads, cross_kv_heads, cross_head, feedforward;
-  int64_t layers, layer_norm, gated, positions, memory_places, threads;
+  int64_t layers, layer_norm, gated, positions, memory_places, threads, paired;
   float eps, scale, cross_scale, unused;
   const float *embedding, *condition, *added;  // condition [B, D], added [positions, D], or null
   const float *cosine, *sine, *cross_cosine, *cross_sine;  // [positions, E], the first half of the sines negative
@@ -153,8 +217,8 @@ struct Program {
   Norm norm;
   Matrix head_matrix;
   const Block* blocks;
-  float *x, *h, *heads_out, *wide, *own;  // [M, D], [M, D], [M, most of all], [M, F], [threads, scores + sums]
-  int64_t scores_size, sums_size;
+  float *x, *h, *heads_out, *wide, *own;  // [M, D], [M, D], [M, most of all], [M, F], [threads, scores + sums + pairs]
+  int64_t scores_size, sums_size, pairs_size;
 };
 
 }  // extern "C"
@@ -163,7 +227,7 @@ namespace {
 
 struct Team {
   int64_t thread, threads;
-  float *scores, *sums;  // of this thread: [6, places], [2, M, 64]
+  float *scores, *sums, *pairs;  // of this thread: [TALL, places], [2, M, 64], [M or TALL, most inputs or places]
   void share(int64_t n, int64_t& first, int64_t& last) const {
     first = n * thread / threads;
     last = n * (thread + 1) / threads;
@@ -176,33 +240,57 @@ inline void wait() {
 
 inline int64_t padded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// One panel of a matrix times all rows: sums, not scaled and without bias yet, in out[rows][64].
-template <class W>
-void panel_of(const Matrix& a, int64_t panel, int64_t rows, const float* x, int64_t x_pitch, float* out) {
-  const int64_t parts = (rows + TALL - 1) / TALL;
-  // Each of the passes over so many inputs fetches its part of what comes next: memory and arithmetic at one time. (One
-  // or two rows in wide weights wait for memory alone, which the processor fetches best by itself.)
-  const int64_t lines = PANEL * sizeof(W) / LINE, share = rows > 2 || lines == 1 ? (lines + parts - 1) / parts : 0;
-  for (int64_t i = 0; i < a.in; i += DEEP) {
-    const int64_t deep = a.in - i < DEEP ? a.in - i : DEEP;
-    const W* at = static_cast<const W*>(a.weight) + (panel * a.in + i) * PANEL;
+// [rows][in] floats as pairs in bfloat16, [rows][padded(in, 32) / 2].
+const Pair* paired(int64_t rows, int64_t in, const float* x, int64_t x_pitch, float* pairs) {
+  const int64_t pitch = padded(in, 2 * SIXTEEN);
+  uint16_t* made = reinterpret_cast<uint16_t*>(pairs);
+  for (int64_t r = 0; r < rows; r++) {
+    int64_t i = 0;
+    for (; i + LANES <= in; i += LANES) {
+      const Shorts narrow = rounded(load(x + r * x_pitch + i));
+      std::memcpy(made + r * pitch + i, &narrow, sizeof narrow);
+    }
+    for (; i < in; i++) put(x[r * x_pitch + i], made + r * pitch + i);
+    if (in % 2) put(0.0f, made + r * pitch + in);
+  }
+  return reinterpret_cast<const Pair*>(pairs);
+}
+
+const char* panel_at(const Matrix& a, int64_t panel) {
+  const int64_t bytes = a.kind == 0 ? a.in * 4 : a.kind == 1 ? (a.in + 1) / 2 * 4 : a.in;
+  return static_cast<const char*>(a.weight) + panel * bytes * PANEL;
+}
+
+// One panel of a matrix, of `in` rows, times all rows: sums, not scaled and without bias yet, in out[rows][64]. `after`
+// is what is read next.
+template <class W, class X>
+void panel_of(const W* panel, int64_t in, int64_t rows, const X* x, int64_t x_pitch, float* out, const void* after) {
+  const int64_t parts = (rows + TALL - 1) / TALL, passes = parts * (rows / parts > 6 ? 2 : 1) * (PANEL / STRIP);
+  constexpr int64_t DEEP = NEAR / (PANEL * sizeof(W));
+  for (int64_t i = 0; i < in; i += DEEP) {
+    const int64_t deep = in - i < DEEP ? in - i : DEEP;
+    const W* at = panel + i * PANEL;
+    // Memory and arithmetic at one time. (One or two rows of wide weights wait for memory
+    // alone, which the processor fetches best by itself.)
+    const void* next = i + deep < in ? at + deep * PANEL : after;
+    Ahead ahead(rows > 2 || sizeof(W) == 1 ? next : nullptr, deep * PANEL * sizeof(W), deep * passes);
     for (int64_t part = 0; part < parts; part++) {
       const int64_t begin = rows * part / parts, count = rows * (part + 1) / parts - begin;
-      Ahead ahead;
-      if (part * share < lines)
-        ahead = {reinterpret_cast<const char*>(at + deep * PANEL) + part * share * deep * LINE, share};
       tiles<PANEL>(count, at, PANEL, deep, x + begin * x_pitch + i, x_pitch, out + begin * PANEL, PANEL, i > 0, ahead);
     }
   }
 }
 
-void finished_panel_of(const Matrix& a, int64_t panel, int64_t rows, const float* x, int64_t x_pitch, float* out) {
+// The same, finished; `pairs` are the rows x where the matrix is in pairs.
+void finished_panel_of(const Matrix& a, int64_t panel, int64_t rows, const float* x, int64_t x_pitch,
+                       const Pair* pairs, float* out, const void* after) {
+  const char* at = panel_at(a, panel);
   if (a.kind == 0)
-    panel_of<float>(a, panel, rows, x, x_pitch, out);
+    panel_of(reinterpret_cast<const float*>(at), a.in, rows, x, x_pitch, out, after);
   else if (a.kind == 1)
-    panel_of<uint16_t>(a, panel, rows, x, x_pitch, out);
+    panel_of(reinterpret_cast<const Pair*>(at), (a.in + 1) / 2, rows, pairs, padded(a.in, 2 * SIXTEEN) / 2, out, after);
   else
-    panel_of<int8_t>(a, panel, rows, x, x_pitch, out);
+    panel_of(reinterpret_cast<const int8_t*>(at), a.in, rows, x, x_pitch, out, after);
   if (!a.scale && !a.bias) return;
   for (int64_t r = 0; r < rows; r++)
     for (int64_t c = 0; c < PANEL; c += LANES) {
@@ -214,24 +302,35 @@ void finished_panel_of(const Matrix& a, int64_t panel, int64_t rows, const float
 }
 
 // visit(row, first output, number of outputs, sums of `one`, sums of `two`) for all rows and outputs of this thread.
+// `next` is the matrix that is read after these.
 template <class Visit>
-void product(const Team& team, const Matrix& one, const Matrix* two, int64_t rows, const float* x, int64_t pitch,
-             Visit visit) {
+void product(const Team& team, const Matrix& one, const Matrix* two, const Matrix* next, int64_t rows, const float* x,
+             int64_t pitch, Visit visit) {
   float *sums = team.sums, *others = team.sums + rows * PANEL;
-  int64_t first, last;
+  const Pair* pairs = one.kind == 1 ? paired(rows, one.in, x, pitch, team.pairs) : nullptr;
+  int64_t first, last, first_next, last_next;
   team.share((one.out + PANEL - 1) / PANEL, first, last);
+  if (next) team.share((next->out + PANEL - 1) / PANEL, first_next, last_next);
   for (int64_t panel = first; panel < last; panel++) {
-    finished_panel_of(one, panel, rows, x, pitch, sums);
-    if (two) finished_panel_of(*two, panel, rows, x, pitch, others);
+    const char* after = panel + 1 < last ? panel_at(one, panel + 1) : next ? panel_at(*next, first_next) : nullptr;
+    finished_panel_of(one, panel, rows, x, pitch, pairs, sums, two ? panel_at(*two, panel) : after);
+    if (two) finished_panel_of(*two, panel, rows, x, pitch, pairs, others, after);
     const int64_t o = panel * PANEL, size = one.out - o < PANEL ? one.out - o : PANEL;
     for (int64_t r = 0; r < rows; r++) visit(r, o, size, sums + r * PANEL, others + r * PANEL);
   }
 }
 
-void set_product(const Team& team, const Matrix& a, int64_t rows, const float* x, float* to) {
-  product(team, a, nullptr, rows, x, a.in, [&](int64_t row, int64_t o, int64_t size, const float* sums, const float*) {
+void set_product(const Team& team, const Matrix& a, const Matrix* next, int64_t rows, const float* x, float* to) {
+  auto set = [&](int64_t row, int64_t o, int64_t size, const float* sums, const float*) {
     std::memcpy(to + row * a.out + o, sums, size * sizeof(float));
-  });
+  };
+  product(team, a, nullptr, next, rows, x, a.in, set);
+}
+
+void accumulate(float* to, const float* from, int64_t size) {
+  int64_t i = 0;
+  for (; i + LANES <= size; i += LANES) store(to + i, load(to + i) + load(from + i));
+  for (; i < size; i++) to[i] += from[i];
 }
 
 float sum_of_squares(const float* x, int64_t width, float middle) {
@@ -283,53 +382,77 @@ void rotate(float* x, const float* cosine, const float* sine, int64_t head) {
   }
 }
 
-// `rows` <= 6 queries of one key-value head over its first `places` places; replaces scores, writes [rows][head].
-void attend(int64_t rows, const float* query, int64_t head, float scale, const float* keys, const float* values,
-            int64_t places, float* scores, float* mixed) {
-  const int64_t pitch = padded(places, PANEL), deep = padded(head, SIXTEEN);
+// `scores` of one query over its places become their softmax; zeros up to a multiple of 16 places.
+void softmax(float* scores, int64_t places, float scale) {
+  const int64_t end = padded(places, SIXTEEN);
+  for (int64_t n = places; n < end; n++) scores[n] = -INFINITY;
+  Floats most = load(scores) * scale;
+  for (int64_t n = 0; n < end; n += LANES) {
+    const Floats s = load(scores + n) * scale;
+    store(scores + n, s);
+    most = s > most ? s : most;
+  }
+  float top = most[0];
+  for (int64_t l = 1; l < LANES; l++) top = most[l] > top ? most[l] : top;
+  Floats sum = {};
+  for (int64_t n = 0; n < end; n += LANES) {
+    const Floats s = load(scores + n);
+    const Floats e = s < -1e38f ? Floats{} : exponential(s - top);
+    sum += e;
+    store(scores + n, e);
+  }
+  float total = 0;
+  for (int64_t l = 0; l < LANES; l++) total += sum[l];
+  for (int64_t n = 0; n < end; n += LANES) store(scores + n, load(scores + n) / total);
+}
+
+inline const float* as_inputs(const float*, const Team&, int64_t, int64_t, const float* x, int64_t x_pitch,
+                              int64_t& pitch) {
+  pitch = x_pitch;
+  return x;
+}
+inline const Pair* as_inputs(const Pair*, const Team& team, int64_t rows, int64_t in, const float* x, int64_t x_pitch,
+                             int64_t& pitch) {
+  pitch = padded(in, 2 * SIXTEEN) / 2;
+  return paired(rows, in, x, x_pitch, team.pairs);
+}
+
+// `rows` <= TALL queries [rows][head] of one key-value head over its first `places` places; the mixtures take their
+// place. `next`: the keys that are read next, or null.
+template <class W>
+void attend(const Team& team, int64_t rows, float* query, int64_t head, float scale, const W* keys, const W* values,
+            int64_t places, const W* next) {
+  constexpr int64_t TOGETHER = Inputs<W>::TOGETHER;
+  const int64_t panels = (places + PANEL - 1) / PANEL, pitch = panels * PANEL, deep = padded(head, SIXTEEN);
+  const int64_t inputs = (head + TOGETHER - 1) / TOGETHER, together = (places + TOGETHER - 1) / TOGETHER;
+  float* scores = team.scores;
+  int64_t x_pitch;
+  auto x = as_inputs(keys, team, rows, head, query, head, x_pitch);
+  Ahead ahead(values, together * deep * sizeof(W), panels * inputs);
   for (int64_t n = 0; n < places; n += PANEL) {
-    const float* block = keys + n * head;
+    const W* block = keys + n * inputs;
     if (places - n <= SIXTEEN)
-      tiles<SIXTEEN>(rows, block, PANEL, head, query, head, scores + n, pitch);
+      tiles<SIXTEEN>(rows, block, PANEL, inputs, x, x_pitch, scores + n, pitch, false, ahead);
     else if (places - n <= 2 * SIXTEEN)
-      tiles<2 * SIXTEEN>(rows, block, PANEL, head, query, head, scores + n, pitch);
+      tiles<2 * SIXTEEN>(rows, block, PANEL, inputs, x, x_pitch, scores + n, pitch, false, ahead);
     else
-      tiles<PANEL>(rows, block, PANEL, head, query, head, scores + n, pitch);
+      tiles<PANEL>(rows, block, PANEL, inputs, x, x_pitch, scores + n, pitch, false, ahead);
   }
-  for (int64_t r = 0; r < rows; r++) {
-    float* row = scores + r * pitch;
-    const int64_t end = padded(places, SIXTEEN);
-    for (int64_t n = places; n < end; n++) row[n] = -INFINITY;
-    Floats most = load(row);
-    for (int64_t n = 0; n < end; n += LANES) {
-      const Floats s = load(row + n) * scale;
-      store(row + n, s);
-      most = n == 0 ? s : (s > most ? s : most);
-    }
-    float top = most[0];
-    for (int64_t l = 1; l < LANES; l++) top = most[l] > top ? most[l] : top;
-    Floats sum = {};
-    for (int64_t n = 0; n < end; n += LANES) {
-      Floats e = exponential(load(row + n) - top);
-      if (n + LANES > places)
-        for (int64_t l = 0; l < LANES; l++) e[l] = n + l < places ? e[l] : 0.0f;
-      sum += e;
-      store(row + n, e);
-    }
-    float total = 0;
-    for (int64_t l = 0; l < LANES; l++) total += sum[l];
-    for (int64_t n = 0; n < end; n += LANES) store(row + n, load(row + n) / total);
-  }
+  for (int64_t r = 0; r < rows; r++) softmax(scores + r * pitch, places, scale);
+  x = as_inputs(values, team, rows, padded(places, SIXTEEN), scores, pitch, x_pitch);
+  // (Of a panel that is not half full most would be fetched in vain.)
+  ahead = {next, (places + PANEL / 2) / PANEL * PANEL * inputs * int64_t(sizeof(W)),
+           together * ((deep + PANEL - 1) / PANEL)};
   float part[TALL * PANEL];
   for (int64_t e = 0; e < deep; e += PANEL) {
     const int64_t left = deep - e < PANEL ? deep - e : PANEL;
     if (left == PANEL)
-      tiles<PANEL>(rows, values + e, deep, places, scores, pitch, part, PANEL);
+      tiles<PANEL>(rows, values + e, deep, together, x, x_pitch, part, PANEL, false, ahead);
     else
       for (int64_t c = 0; c < left; c += SIXTEEN)
-        tiles<SIXTEEN>(rows, values + e + c, deep, places, scores, pitch, part + c, PANEL);
+        tiles<SIXTEEN>(rows, values + e + c, deep, together, x, x_pitch, part + c, PANEL, false, ahead);
     for (int64_t r = 0; r < rows; r++)
-      std::memcpy(mixed + r * head + e, part + r * PANEL, (head - e < left ? head - e : left) * sizeof(float));
+      std::memcpy(query + r * head + e, part + r * PANEL, (head - e < left ? head - e : left) * sizeof(float));
   }
 }
 
@@ -337,30 +460,45 @@ void embed(const Team& team, const Program& p, const int64_t* ids, int64_t items
   int64_t first, last;
   team.share(p.width, first, last);
   for (int64_t m = 0; m < items * steps; m++) {
-    float* x = p.x + m * p.width;
-    for (int64_t d = first; d < last; d++) x[d] = 0;
-    for (int64_t k = 0; k < p.codebooks; k++) {
-      const float* row = p.embedding + (k * p.rows + ids[m * p.codebooks + k]) * p.width;
-      for (int64_t d = first; d < last; d++) x[d] += row[d];
-    }
-    if (p.condition)
-      for (int64_t d = first; d < last; d++) x[d] += p.condition[m / steps * p.width + d];
-    if (p.added)
-      for (int64_t d = first; d < last; d++) x[d] += p.added[(start + m % steps) * p.width + d];
+    float* x = p.x + m * p.width + first;
+    std::memset(x, 0, (last - first) * sizeof(float));
+    for (int64_t k = 0; k < p.codebooks; k++)
+      accumulate(x, p.embedding + (k * p.rows + ids[m * p.codebooks + k]) * p.width + first, last - first);
+    if (p.condition) accumulate(x, p.condition + m / steps * p.width + first, last - first);
+    if (p.added) accumulate(x, p.added + (start + m % steps) * p.width + first, last - first);
   }
 }
 
+// Writes key and value of a place.
+template <class W>
+void remember(const float* key, const float* value, int64_t head, int64_t place, W* keys, W* values) {
+  constexpr int64_t TOGETHER = Inputs<W>::TOGETHER;
+  typedef typename Inputs<W>::Type Type;
+  const int64_t inputs = (head + TOGETHER - 1) / TOGETHER, deep = padded(head, SIXTEEN);
+  Type* to = reinterpret_cast<Type*>(keys + place / PANEL * inputs * PANEL + place % PANEL);
+  for (int64_t e = 0; e < head; e++) put(key[e], to + e / TOGETHER * PANEL * TOGETHER + e % TOGETHER);
+  to = reinterpret_cast<Type*>(values + place / TOGETHER * deep);
+  for (int64_t e = 0; e < head; e++) {
+    put(value[e], to + e * TOGETHER + place % TOGETHER);
+    if (TOGETHER == 2 && place % 2 == 0) put(0.0f, to + e * 2 + 1);  // nothing of an earlier playing
+  }
+}
+
+template <class W>
 void self_attention(const Team& team, const Program& p, const Block& block, int64_t items, int64_t steps,
                     int64_t start) {
+  constexpr int64_t TOGETHER = Inputs<W>::TOGETHER;
   const int64_t head = p.head, deep = padded(head, SIXTEEN), repeat = p.heads / p.kv_heads;
   const int64_t pitch = (p.heads + 2 * p.kv_heads) * head;
+  const int64_t keys_size = p.positions * ((head + TOGETHER - 1) / TOGETHER);
+  const int64_t values_size = p.positions / TOGETHER * deep;
   int64_t first, last;
   team.share(items * p.kv_heads, first, last);
   // An item's head belongs to one thread, which writes its keys and values and then attends to them.
   for (int64_t task = first; task < last; task++) {
     const int64_t b = task / p.kv_heads, g = task % p.kv_heads;
-    float* keys = block.keys + task * p.positions * head;
-    float* values = block.values + task * p.positions * deep;
+    W* keys = static_cast<W*>(block.keys) + task * keys_size;
+    W* values = static_cast<W*>(block.values) + task * values_size;
     for (int64_t s = 0; s < steps; s++) {
       float* row = p.heads_out + (b * steps + s) * pitch;
       const int64_t place = start + s;
@@ -371,25 +509,30 @@ void self_attention(const Team& team, const Program& p, const Block& block, int6
       }
       if (block.key_norm.gain) norm_row(block.key_norm, false, p.eps, head, key, key);
       if (p.cosine) rotate(key, p.cosine + place * head, p.sine + place * head, head);
-      for (int64_t e = 0; e < head; e++) keys[(place / PANEL * head + e) * PANEL + place % PANEL] = key[e];
-      std::memcpy(values + place * deep, row + (p.heads + p.kv_heads + g) * head, head * sizeof(float));
+      remember(key, row + (p.heads + p.kv_heads + g) * head, head, place, keys, values);
       for (int64_t r = 0; r < repeat; r += TALL) {
-        float* query = row + (g * repeat + r) * head;  // read whole before it is overwritten
         const int64_t rows = repeat - r < TALL ? repeat - r : TALL;
-        attend(rows, query, head, p.scale, keys, values, place + 1, team.scores, query);
+        const W* next = s + 1 == steps && r + TALL >= repeat && task + 1 < last ? keys + keys_size : nullptr;
+        attend<W>(team, rows, row + (g * repeat + r) * head, head, p.scale, keys, values, place + 1, next);
       }
     }
   }
 }
 
+template <class W>
 void cross_attention(const Team& team, const Program& p, const Block& block, int64_t items, int64_t steps,
                      int64_t start) {
+  constexpr int64_t TOGETHER = Inputs<W>::TOGETHER;
   const int64_t head = p.cross_head, deep = padded(head, SIXTEEN), repeat = p.cross_heads / p.cross_kv_heads;
   const int64_t pitch = p.cross_heads * head;
+  const int64_t keys_size = p.memory_places * ((head + TOGETHER - 1) / TOGETHER);
+  const int64_t values_size = p.memory_places / TOGETHER * deep;
   int64_t first, last;
   team.share(items * p.cross_kv_heads, first, last);
   for (int64_t task = first; task < last; task++) {
     const int64_t b = task / p.cross_kv_heads, g = task % p.cross_kv_heads, places = p.memory_lengths[b];
+    const W* keys = static_cast<const W*>(block.memory_keys) + task * keys_size;
+    const W* values = static_cast<const W*>(block.memory_values) + task * values_size;
     for (int64_t s = 0; s < steps; s++)
       for (int64_t r = 0; r < repeat; r += TALL) {
         const int64_t rows = repeat - r < TALL ? repeat - r : TALL;
@@ -397,33 +540,33 @@ void cross_attention(const Team& team, const Program& p, const Block& block, int
         if (p.cross_cosine)
           for (int64_t h = 0; h < rows; h++)
             rotate(query + h * head, p.cross_cosine + (start + s) * head, p.cross_sine + (start + s) * head, head);
-        if (places)
-          attend(rows, query, head, p.cross_scale, block.memory_keys + task * p.memory_places * head,
-                 block.memory_values + task * p.memory_places * deep, places, team.scores, query);
+        const W* next = s + 1 == steps && r + TALL >= repeat && task + 1 < last ? keys + keys_size : nullptr;
+        if (places) attend<W>(team, rows, query, head, p.cross_scale, keys, values, places, next);
       }
   }
 }
 
 // Adds to x, but for items without a memory where `silent` says so.
-void add_product(const Team& team, const Program& p, const Matrix& a, int64_t rows, int64_t steps, const float* from,
-                 int64_t pitch, bool silent) {
+void add_product(const Team& team, const Program& p, const Matrix& a, const Matrix* next, int64_t rows, int64_t steps,
+                 const float* from, int64_t pitch, bool silent) {
   auto add = [&](int64_t m, int64_t o, int64_t size, const float* sums, const float*) {
     if (silent && p.memory_lengths[m / steps] == 0) return;
-    for (int64_t c = 0; c < size; c++) p.x[m * p.width + o + c] += sums[c];
+    accumulate(p.x + m * p.width + o, sums, size);
   };
-  product(team, a, nullptr, rows, from, pitch, add);
+  product(team, a, nullptr, next, rows, from, pitch, add);
 }
 
 void widen(const Team& team, const Program& p, const Block& block, int64_t rows) {
-  product(team, block.gate, p.gated ? &block.up : nullptr, rows, p.h, p.width,
-          [&](int64_t m, int64_t o, int64_t size, const float* gate, const float* up) {
-            float made[PANEL];
-            for (int64_t c = 0; c < PANEL; c += LANES)
-              store(made + c, p.gated ? silu(load(gate + c)) * load(up + c) : gelu(load(gate + c)));
-            std::memcpy(p.wide + m * p.feedforward + o, made, size * sizeof(float));
-          });
+  auto act = [&](int64_t m, int64_t o, int64_t size, const float* gate, const float* up) {
+    float made[PANEL];
+    for (int64_t c = 0; c < PANEL; c += LANES)
+      store(made + c, p.gated ? silu(load(gate + c)) * load(up + c) : gelu(load(gate + c)));
+    std::memcpy(p.wide + m * p.feedforward + o, made, size * sizeof(float));
+  };
+  product(team, block.gate, p.gated ? &block.up : nullptr, &block.down, rows, p.h, p.width, act);
 }
 
+template <class W>
 void run(const Team& team, const Program& p, const int64_t* ids, int64_t items, int64_t steps, int64_t start,
          float* logits) {
   const int64_t rows = items * steps;
@@ -433,28 +576,30 @@ void run(const Team& team, const Program& p, const int64_t* ids, int64_t items, 
     const Block& block = p.blocks[layer];
     norm_rows(team, p, block.attention_norm, rows);
     wait();
-    set_product(team, block.qkv, rows, p.h, p.heads_out);
+    set_product(team, block.qkv, &block.attention_out, rows, p.h, p.heads_out);
     wait();
-    self_attention(team, p, block, items, steps, start);
+    self_attention<W>(team, p, block, items, steps, start);
     wait();
     // The mixed heads lie where their queries were.
-    add_product(team, p, block.attention_out, rows, steps, p.heads_out, block.qkv.out, false);
+    const Matrix* next = p.memory_lengths ? &block.cross_query : &block.gate;
+    add_product(team, p, block.attention_out, next, rows, steps, p.heads_out, block.qkv.out, false);
     wait();
     if (p.memory_lengths) {
       norm_rows(team, p, block.cross_norm, rows);
       wait();
-      set_product(team, block.cross_query, rows, p.h, p.heads_out);
+      set_product(team, block.cross_query, &block.cross_out, rows, p.h, p.heads_out);
       wait();
-      cross_attention(team, p, block, items, steps, start);
+      cross_attention<W>(team, p, block, items, steps, start);
       wait();
-      add_product(team, p, block.cross_out, rows, steps, p.heads_out, block.cross_query.out, true);
+      add_product(team, p, block.cross_out, &block.gate, rows, steps, p.heads_out, block.cross_query.out, true);
       wait();
     }
     norm_rows(team, p, block.feedforward_norm, rows);
     wait();
     widen(team, p, block, rows);
     wait();
-    add_product(team, p, block.down, rows, steps, p.wide, p.feedforward, false);
+    next = layer + 1 < p.layers ? &p.blocks[layer + 1].qkv : &p.head_matrix;
+    add_product(team, p, block.down, next, rows, steps, p.wide, p.feedforward, false);
     wait();
   }
   int64_t first, last;
@@ -462,7 +607,7 @@ void run(const Team& team, const Program& p, const int64_t* ids, int64_t items, 
   for (int64_t b = first; b < last; b++)
     norm_row(p.norm, p.layer_norm, p.eps, p.width, p.x + ((b + 1) * steps - 1) * p.width, p.h + b * p.width);
   wait();
-  set_product(team, p.head_matrix, items, p.h, logits);
+  set_product(team, p.head_matrix, nullptr, items, p.h, logits);
 }
 
 }  // namespace
@@ -476,7 +621,12 @@ extern "C" void partimento_step(const Program* program, const int64_t* ids, int6
 #ifdef _OPENMP
     thread = omp_get_thread_num(), threads = omp_get_num_threads();
 #endif
-    float* own = program->own + thread * (program->scores_size + program->sums_size);
-    run({thread, threads, own, own + program->scores_size}, *program, ids, items, steps, start, logits);
+    const Program& p = *program;
+    float* own = p.own + thread * (p.scores_size + p.sums_size + p.pairs_size);
+    const Team team{thread, threads, own, own + p.scores_size, own + p.scores_size + p.sums_size};
+    if (p.paired)
+      run<Pair>(team, p, ids, items, steps, start, logits);
+    else
+      run<float>(team, p, ids, items, steps, start, logits);
   }
 }
