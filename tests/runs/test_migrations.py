@@ -17,8 +17,10 @@ from partimento.errors import PartimentoError
 from partimento.models.decoder import CodeDecoder, DecoderConfig
 from partimento.runs import checkpoint, migrations
 from partimento.runs.migrations import SCHEMA, Migration
+from partimento.sampling.sheet import Ending
 from partimento.tokens.patterns import Pattern
 from partimento.tokens.spec import CodecSpec, Specials
+from partimento.tokens.text import TagWords
 from partimento.training import sharded
 from partimento.training.ema import named_state
 from partimento.training.player import Player
@@ -83,14 +85,20 @@ def test_a_checkpoint_of_schema_1_becomes_one_of_today(tmp_path: Path) -> None:
 
 def player() -> Player:
     torch.manual_seed(0)
+    module = CodeDecoder(DecoderConfig(codebooks=2, rows=11, outputs=9, width=16, layers=2, heads=2)).eval()
+    words = TagWords(())
     return Player(
-        decoder=CodeDecoder(DecoderConfig(codebooks=2, rows=11, outputs=9, width=16, layers=2, heads=2)).eval(),
+        module,
         spec=CodecSpec("toy", "0" * 64, 8000, Fraction(50), (8, 8)),
         pattern=Pattern((0, 1), 1),
         specials=Specials.after(8),
-        tags=(),
+        coder=words,
         window=16,
         null_share=0.0,
+        ending=Ending(),
+        rule="mix",
+        null_trained=False,
+        how={"decoder": module.config.to_json(), "words": words.to_json()},
     )
 
 
