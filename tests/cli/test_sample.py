@@ -100,6 +100,7 @@ def test_other_audio_is_a_failure(capsys: pytest.CaptureFixture[str], place: Pat
         ("SYS006", ("runs/a", "--to", "x", "--temperature", "1,,2")),
         ("SYS006", ("runs/a", "--to", "x", "--guidance", "x")),
         ("SYS006", ("runs/a", "--to", "x", "--top-p", "0")),
+        ("SYS006", ("runs/a", "--to", "x", "--tags", "a", "--tags", "b")),
         ("SYS006", ("runs/a", "--to", "x", "--count", "0")),
         ("SYS006", ("runs/a", "--to", "x", "--seconds", "0")),
         ("SAMPLE030", ("runs/a", "--to", "x", "--seconds", "1e9")),

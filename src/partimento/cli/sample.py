@@ -28,11 +28,24 @@ class Numbers(click.ParamType):
 PATH = click.Path(path_type=Path)
 
 
+def _once(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> str:
+    """The value of an option that may be given once; of several, click would take the last without a word."""
+    if len(given) > 1:
+        raise click.BadParameter("given more than once; several prompts go into a file, one a line: --prompts FILE")
+    return given[0] if given else ""
+
+
 @click.command()
 @click.argument("run", type=PATH, required=False)
 @click.option("--to", "folder", type=PATH, help="Folder for the audio.")
-@click.option("--tags", default="", help="Tags to play with, separated by commas.")
-@click.option("--prompt", default="", metavar="TEXT", help="Text to play with; without tags and text unconditional.")
+@click.option("--tags", multiple=True, callback=_once, help="Tags to play with, separated by commas.")
+@click.option(
+    "--prompt",
+    multiple=True,
+    callback=_once,
+    metavar="TEXT",
+    help="Text to play with; without tags and text unconditional.",
+)
 @click.option("--prompts", type=PATH, metavar="FILE", help='Many prompts, one a line: "tags | text", or JSON.')
 @click.option("--seconds", type=Real(min=0, min_open=True), default=10.0, show_default=True)
 @click.option("--temperature", type=Numbers(0), default=1.0, show_default=True, help="0 is greedy. 0.8,1 plays both.")
