@@ -145,7 +145,8 @@ def ours(size: Size, precision: str, grid_BSK: Tensor, compiling: bool) -> Conte
         module=decoder,
         objective=CodesObjective(decoder, VOCABULARY, config.loss).train(),
         inputs=lambda grid_BSK: (grid_BSK, torch.zeros(size.batch, 0), torch.ones(size.batch, dtype=torch.bool), None),
-        after_step=lambda step, bad, sums: None,
+        after_step=lambda step, bad, sums, total: None,
+        rival=None,
     )
     state = State(config, cast(Task, task), Parallel.join(config))
 

@@ -28,6 +28,7 @@ CHECKS = {
     "training": (170, 20),
     "resume": (40, 15),
     "playing": (120, 15),
+    "sound": (90, 20),
     "codec": (50, 15),
     "peers": (120, 30),
 }

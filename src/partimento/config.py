@@ -19,7 +19,6 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_valid
 
 from partimento.errors import PartimentoError
 from partimento.settings import (
-    AutoencoderModel,
     CodesData,
     DecoderModel,
     Demo,
@@ -31,16 +30,27 @@ from partimento.settings import (
     Optim,
     Positive,
     Section,
-    SoundData,
     Stage,
     Train,
+)
+from partimento.sound_settings import (
+    Adversary,
+    AutoencoderModel,
+    CodecLoss,
+    GeneratorModel,
+    PairData,
+    SoundData,
+    SoundLoss,
+    SoundOptim,
 )
 
 __all__ = [
     "FAMILIES",
+    "Adversary",
     "AnyConfig",
     "AutoencoderModel",
     "CodecConfig",
+    "CodecLoss",
     "CodesConfig",
     "CodesData",
     "Config",
@@ -49,14 +59,20 @@ __all__ = [
     "DiaConfig",
     "DiaData",
     "DiaModel",
+    "GeneratorModel",
     "Group",
     "Guard",
     "Loss",
     "Optim",
+    "PairData",
     "Positive",
+    "RestoreConfig",
     "RvqConfig",
     "Section",
+    "SoundConfig",
     "SoundData",
+    "SoundLoss",
+    "SoundOptim",
     "Stage",
     "Train",
     "config_hash",
@@ -106,17 +122,39 @@ class CodecConfig(Section):
     family: Literal["codec"]
     data: SoundData = SoundData()
     model: AutoencoderModel = AutoencoderModel()
-    optim: Optim = Optim()
+    loss: CodecLoss = CodecLoss()
+    adversary: Adversary = Adversary()
+    optim: SoundOptim = SoundOptim()
     guard: Guard = Guard()
     train: Train = Train()
     demo: Demo = Demo()
 
     @model_validator(mode="after")
-    def _stages_in_order(self) -> CodecConfig:
+    def _checked(self) -> CodecConfig:
+        if self.data.crop % self.model.hop:
+            raise ValueError(f"data.crop is {self.data.crop}, which is not a multiple of model.hop, {self.model.hop}")
         return _checked_stages(self)
 
 
-AnyConfig = TypeVar("AnyConfig", RvqConfig, DiaConfig, CodecConfig)
+class RestoreConfig(Section):
+    """From a damaged wave to a clean one: what pitch shifting leaves behind is removed."""
+
+    family: Literal["restore"]
+    data: PairData
+    model: GeneratorModel = GeneratorModel()
+    loss: SoundLoss = SoundLoss()
+    adversary: Adversary = Adversary()
+    optim: SoundOptim = SoundOptim()
+    guard: Guard = Guard()
+    train: Train = Train()
+    demo: Demo = Demo()
+
+    @model_validator(mode="after")
+    def _stages_in_order(self) -> RestoreConfig:
+        return _checked_stages(self)
+
+
+AnyConfig = TypeVar("AnyConfig", RvqConfig, DiaConfig, CodecConfig, RestoreConfig)
 
 
 def _checked_stages(config: AnyConfig) -> AnyConfig:
@@ -127,11 +165,13 @@ def _checked_stages(config: AnyConfig) -> AnyConfig:
 
 
 CodesConfig = RvqConfig | DiaConfig
-Config = CodesConfig | CodecConfig
-FAMILIES: dict[str, type[RvqConfig] | type[DiaConfig] | type[CodecConfig]] = {
+SoundConfig = CodecConfig | RestoreConfig
+Config = CodesConfig | SoundConfig
+FAMILIES: dict[str, type[RvqConfig] | type[DiaConfig] | type[CodecConfig] | type[RestoreConfig]] = {
     "rvq": RvqConfig,
     "dia": DiaConfig,
     "codec": CodecConfig,
+    "restore": RestoreConfig,
 }
 
 

@@ -46,29 +46,6 @@ class CodesData(Section):
     in the log as corrupt_clips. By default the first one stops it."""
 
 
-class SoundData(Section):
-    """Where crops of audio come from, for training a codec."""
-
-    folders: list[str] = []
-    """Folders of recordings; about 15 % of the files are held out, by their hashed name."""
-    credits: list[str] = []
-    """What the recordings are and their licences, for the card of the codec."""
-    band_loops: Annotated[int, Field(ge=0)] = 160
-    """Loops of the synthetic band that are played into memory at the start (some 0.3 s each), songs held out alike."""
-    band_share: Share = 0.5
-    """Share of the crops that come from the band, when there are recordings too."""
-    crop: Positive = 16384
-    """Samples in one crop; a multiple of the codec's hop of 512."""
-
-    @model_validator(mode="after")
-    def _has_a_source(self) -> SoundData:
-        if not self.folders and not self.band_loops:
-            raise ValueError("there is nothing to train on: give data.folders, or data.band_loops above 0")
-        if self.crop % 512:
-            raise ValueError(f"data.crop is {self.crop}, which is not a multiple of the hop, 512")
-        return self
-
-
 class DecoderModel(Section):
     """The code decoder of the `rvq` family (`models/decoder.py`)."""
 
@@ -165,28 +142,6 @@ class DiaModel(Section):
         if self.weights is not None and (given := sorted(n for n in changed - beside if not n.startswith("lora_"))):
             raise ValueError(f"model.{given[0]} is decided by model.weights: give one of the two")
         return self
-
-
-class AutoencoderModel(Section):
-    """Our own codec (`waveform/autoencoder.py`)."""
-
-    width: Positive = 256
-    expansion: Positive = 3
-    """Inner width of the blocks, as a multiple of `width`."""
-    encoder_layers: Positive = 3
-    decoder_layers: Positive = 5
-    latent: Positive = 32
-    """Width of the vector that the residual quantizer codes."""
-    codebooks: Positive = 9
-    cardinality: Annotated[int, Field(ge=2, le=65536)] = 1024
-    start_step: Positive = 150
-    """Steps without quantization, after which the codebooks are set by k-means on the latents."""
-    book_dropout: Share = 0.25
-    """Share of the items that are given only their first n codebooks (n drawn evenly): coarse codes mean something."""
-    wave_weight: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=2)] = [200.0, 50.0]
-    """Weight of the mean absolute error of samples beside the mel distance, at the first and the last step."""
-    commit_weight: Annotated[float, Field(ge=0)] = 0.25
-    """Weight of the distance between latents and their codes."""
 
 
 class Group(Section):

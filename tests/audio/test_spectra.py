@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partimento.audio.spectra import (
+    MEL7_FLOOR,
     MEL7_MELS,
     MEL7_WINDOWS,
     imdct,
@@ -63,6 +64,28 @@ def test_filters_have_unit_area_in_hz() -> None:
     filters = mel_filters(44100, 1 << 17, 40)
     area = filters.sum(1) * 22050 / (1 << 16)
     assert torch.allclose(area, torch.ones(40, dtype=torch.float64), atol=1e-3)
+
+
+@pytest.mark.parametrize(("window", "mels", "samples"), [(32, 5, 100), (32, 5, 9), (256, 50, 777), (2048, 320, 4096)])
+def test_log_mel_and_its_gradient_are_those_of_the_formula(window: int, mels: int, samples: int) -> None:
+    wave = noise(2, samples)
+    wave[:, : samples // 2] *= 1e-9  # partly under the floor, where nothing pulls
+    wave.requires_grad_()
+    magnitude = stft(wave, window, window // 4).abs()
+    expected = (mel_filters(44100, window, mels) @ magnitude).clamp(min=MEL7_FLOOR).log10()
+    found = log_mel(wave, 44100, window, mels)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    pull = noise(*expected.shape, seed=1)
+    (theirs,) = torch.autograd.grad(expected, wave, pull)
+    (ours,) = torch.autograd.grad(found, wave, pull)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9 * float(theirs.abs().max()))
+    assert float(theirs.abs().max()) > 0
+
+
+def test_silence_has_no_gradient() -> None:
+    wave = torch.zeros(1, 3000, requires_grad=True)
+    (gradient,) = torch.autograd.grad(mel7(wave, noise(1, 3000, dtype=torch.float32), 44100).sum(), wave)
+    assert float(gradient.abs().max()) == 0
 
 
 def test_mel7_of_a_gain_is_seven_times_its_log() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +20,23 @@ from partimento.audio.spectra import mel7, si_sdr
 from partimento.audio.synth import band
 from partimento.codecs.codec import Codec, decode_whole, encode_whole, open_codec
 from partimento.codecs.measure import low_pass, measure, usage
-from partimento.codecs.resident import CARD, HOME, WEIGHTS, load_resident, read_card
+from partimento.codecs.resident import (
+    CARD,
+    HOME,
+    RESIDENTS,
+    WEIGHTS,
+    from_weights,
+    load_resident,
+    pack_weights,
+    read_card,
+    read_network,
+    start_from,
+    write_codec,
+)
 from partimento.errors import PartimentoError
+from partimento.keyed import torch_generator
 from partimento.training.tasks.crops import gather
+from partimento.waveform.autoencoder import Autoencoder, AutoencoderConfig
 
 AUDIO = Path(__file__).parents[3] / "shared" / "audio"
 RATE = 44100
@@ -38,12 +54,16 @@ def loops() -> list[NDArray[np.float32]]:
     return [band(900, index, seconds=4.0).wave_CN.mean(0) for index in range(4)]
 
 
-def test_card_and_weights_belong_together() -> None:
-    card, content = read_card(), (HOME / WEIGHTS).read_bytes()
+@pytest.mark.parametrize("name", RESIDENTS)
+def test_card_and_weights_belong_together(name: str) -> None:
+    home = RESIDENTS[name]
+    card, content = read_card(home), (home / WEIGHTS).read_bytes()
+    assert card["name"] == name
     assert card["weights_sha256"] == hashlib.sha256(content).hexdigest()
     assert card["weights_bytes"] == len(content) <= 10_000_000
-    assert sum(file.stat().st_size for file in HOME.iterdir()) <= 10_000_000
+    assert sum(file.stat().st_size for file in home.iterdir()) <= 10_000_000
     assert {"name", "licence", "data", "recipe", "figures"} <= card.keys()
+    assert open_codec(name).spec.codec == name
     assert card["figures"]["all"]["mel7"] <= 2.2
     assert "/" not in json.dumps(card["recipe"]["config"]["data"]["folders"])
 
@@ -51,7 +71,8 @@ def test_card_and_weights_belong_together() -> None:
 def test_geometry_is_dac_s(codec: Codec) -> None:
     spec = codec.spec
     assert (spec.sample_rate, spec.hop, spec.cardinalities) == (44100, 512, (1024,) * 9)
-    assert spec.weights == read_card()["weights_sha256"]
+    card = read_card()
+    assert spec.weights == card.get("codes_sha256", card["weights_sha256"])
 
 
 def test_damaged_weights_are_refused(tmp_path: Path) -> None:
@@ -66,6 +87,109 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PartimentoError) as caught:
         load_resident(tmp_path)
     assert caught.value.code == "CODEC002"
+
+
+TINY = AutoencoderConfig(hop=24, width=16, encoder_layers=1, decoder_layers=1, latent=4, codebooks=2, cardinality=16)
+
+
+def trained(seed: int = 0, **changes: Any) -> Autoencoder:
+    """A tiny network whose weights are those of half precision, as an exported one's are."""
+    torch.manual_seed(seed)
+    network = Autoencoder(replace(TINY, **changes))
+    wave = 0.1 * torch.randn(8, 32 * TINY.hop)
+    network.set_statistics(wave)
+    with torch.no_grad():
+        network.quantizer.start(network.latent(wave).flatten(0, 1), torch_generator("start"))
+        network.load_state_dict({name: t.half().float() for name, t in network.state_dict().items()})
+    return network.eval()
+
+
+def written(folder: Path, network: Autoencoder) -> Path:
+    content = pack_weights(network.state_dict())
+    card = {"name": "mine", "sample_rate": 44100, "network": network.config.to_json()}
+    write_codec(folder, content, from_weights(content, card).card)
+    return folder
+
+
+def test_codes_are_named_by_what_decides_them(tmp_path: Path) -> None:
+    network = trained()
+    first = load_resident(written(tmp_path / "one", network))
+    with torch.no_grad():
+        for parameter in network.decoder.parameters():
+            parameter.add_(0.25)
+    better = load_resident(written(tmp_path / "two", network))
+    assert better.spec == first.spec and better.card["weights_sha256"] != first.card["weights_sha256"]
+    with torch.no_grad():
+        network.quantizer.books_KVD[1, 3] += 0.25
+    assert load_resident(written(tmp_path / "three", network)).spec.weights != first.spec.weights
+
+
+def test_older_cards_name_codes_by_all_weights(tmp_path: Path) -> None:
+    folder = written(tmp_path / "mine", trained())
+    card = json.loads((folder / CARD).read_text())
+    del card["codes_sha256"]
+    for name in ("encoder", "decoder", "lookup", "factor"):
+        del card["network"][name]
+    (folder / CARD).write_text(json.dumps(card))
+    assert load_resident(folder).spec.weights == card["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"codes_sha256": "0" * 64}, "its codes are"),
+        ({"network": {**TINY.to_json(), "wings": 2}}, "wings"),
+        ({"network": {**TINY.to_json(), "hop": 25}}, "even hop"),
+        ({"network": {**TINY.to_json(), "decoder": "stft"}}, "tensors are not"),
+        ({"sample_rate": None}, "does not describe"),
+    ],
+)
+def test_a_card_of_something_else_is_refused(tmp_path: Path, changed: dict[str, Any], why: str) -> None:
+    folder = written(tmp_path / "mine", trained())
+    (folder / CARD).write_text(json.dumps({**json.loads((folder / CARD).read_text()), **changed}))
+    with pytest.raises(PartimentoError) as caught:
+        load_resident(folder)
+    assert caught.value.code == "CODEC002" and why in str(caught.value.why)
+
+
+@torch.no_grad()
+def test_a_training_begins_with_a_codec(tmp_path: Path) -> None:
+    theirs = trained()
+    folder, wave = written(tmp_path / "mine", theirs), 0.1 * torch.randn(2, 700)
+    config, tensors, card = read_network(folder)
+    assert config == TINY and card["name"] == "mine"
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    mine = trained(seed=1)
+    start_from(mine, folder, freeze_codes=False)
+    assert torch.equal(mine(wave).wave_BN, theirs(wave).wave_BN)
+    assert all(parameter.requires_grad for parameter in mine.parameters())
+
+
+@pytest.mark.parametrize("changes", [{}, {"decoder": "stft"}, {"decoder_layers": 2}, {"decoder": "dac"}], ids=str)
+@torch.no_grad()
+def test_codes_are_kept_under_any_decoder(tmp_path: Path, changes: dict[str, Any]) -> None:
+    theirs = trained()
+    folder, wave = written(tmp_path / "mine", theirs), 0.1 * torch.randn(2, 700)
+    mine = trained(seed=1, **changes)
+    before = {name: tensor.clone() for name, tensor in mine.decoder.state_dict().items()}
+    start_from(mine, folder, freeze_codes=True)
+    assert torch.equal(mine.encode(wave), theirs.encode(wave))
+    assert all(parameter.requires_grad == name.startswith("decoder.") for name, parameter in mine.named_parameters())
+    kept = all(torch.equal(tensor, before[name]) for name, tensor in mine.decoder.state_dict().items())
+    assert kept == bool(changes)
+    assert load_resident(written(tmp_path / "next", mine)).spec == load_resident(folder).spec
+
+
+@pytest.mark.parametrize(
+    ("changes", "freeze"), [({"latent": 5}, True), ({"encoder": "dac"}, True), ({"decoder": "stft"}, False)], ids=str
+)
+def test_a_training_of_another_network_is_refused(tmp_path: Path, changes: dict[str, Any], freeze: bool) -> None:
+    folder, mine = written(tmp_path / "mine", trained()), trained(seed=1, **changes)
+    before = {name: tensor.clone() for name, tensor in mine.state_dict().items()}
+    with pytest.raises(PartimentoError) as caught:
+        start_from(mine, folder, freeze_codes=freeze)
+    assert caught.value.code == "CODEC040"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in mine.state_dict().items())
 
 
 @settings(max_examples=15, deadline=None)

@@ -91,7 +91,7 @@ def here(tmp_path_factory):
 def test_every_file_loads_and_says_what_it_is_for(name):
     config = load(file(name))
     assert len(head(name)) > 60 and (f"configs/experiments/{name}.toml" in head(name) or "docs/" in head(name))
-    assert config.family in ("rvq", "dia", "codec")
+    assert config.family in ("rvq", "dia", "codec", "restore")
 
 
 PLANNED = {
@@ -139,6 +139,26 @@ def test_weights_that_are_not_there_are_named_with_their_command(here, monkeypat
     with pytest.raises(PartimentoError, match="WEIGHTS001") as caught:
         plan(load(file("dia_1_6b_full")))
     assert "weights import" in caught.value.next
+
+
+def test_what_a_decoder_is_trained_for_is_the_codec_that_comes_with_the_package():
+    from partimento.codecs import resident
+    from partimento.training.tasks.codec import network_config
+    from partimento.waveform.autoencoder import Autoencoder
+
+    config = load(file("decoder_finetune"))
+    _, tensors, _ = resident.read_network(resident.folder_of(config.model.weights))
+    mine = Autoencoder(network_config(config.model)).codes_state()
+    assert {name: tensor.shape for name, tensor in mine.items() if name in tensors} == {
+        name: tensors[name].shape for name in mine if name in tensors
+    }
+    assert any("books" in name for name in mine) and len([name for name in mine if name in tensors]) > 5
+
+
+def test_a_longer_context_hears_as_much_a_step():
+    long, short = (load(file(name)) for name in ("clean_long_context", "clean"))
+    assert long.data.crop == 4 * short.data.crop and 4 * long.optim.batch == short.optim.batch
+    assert long.optim.model_copy(update={"batch": 8}) == short.optim and long.loss == short.loss
 
 
 def test_a_tpu_needs_one_shape():

@@ -267,3 +267,45 @@ def test_a_share_never_rounds_to_nothing():
     assert [gallery.percent(share) for share in (0, 0.002, 0.094, 0.0996, 0.5, 1)] == [
         "0 %", "0.2 %", "9.4 %", "10 %", "50 %", "100 %",
     ]  # fmt: skip
+
+
+# What a restorer was given, made, and should have made
+
+
+def test_triplets_stand_side_by_side_in_their_order(tmp_path):
+    run = make_run(tmp_path)
+    demos = []
+    for recording, shift in (("tune.flac", 7.0), ("tune.flac", -12.0), ("other.flac", 7.0)):
+        for kind in ("target", "output", "input"):
+            name = f"{recording}_{shift:g}_{kind}.flac"
+            distance = {"input": 1.25, "output": 0.75, "target": 0.0}[kind]
+            demos.append({"file": name, "kind": kind, "weights": "ema", "prompt": recording, "semitones": shift,
+                          "metrics": {"mel7": distance}})  # fmt: skip
+    put(run, 5, {"step": 5, "demos": demos}, [one["file"] for one in demos])
+    (found,) = gallery.read_demos(run.demos_path, None, 10**9)
+    assert [(group.title, group.why) for group in found.triplets] == [
+        ("tune.flac", "shifted by +7 semitones"),
+        ("tune.flac", "shifted by -12 semitones"),
+        ("other.flac", "shifted by +7 semitones"),
+    ]
+    for group in found.triplets:
+        assert [card.title for card in group.cards] == ["As it came", "As it was restored", "As it should be"]
+        assert [card.subtitle for card in group.cards] == ["", "EMA weights", ""]
+        assert [card.figures for card in group.cards] == [
+            [("mel distance", "1.250")], [("mel distance", "0.750")], [("mel distance", "0.000")],
+        ]  # fmt: skip
+        assert all(card.spectrogram and card.audio for card in group.cards)
+    assert found.groups == {} and not found.table.rows, "they stand nowhere else"
+    html = page(run).text
+    assert html.index("tune.flac") < html.index("As it came") < html.index("As it was restored")
+    assert html.count("As it should be") == 3 and "Mel distance: the 7-scale" in html
+
+
+def test_a_triplet_without_its_facts_says_so(tmp_path):
+    run = make_run(tmp_path)
+    put(run, 5, {"step": 5, "demos": [{"file": "a.flac", "kind": "output"}, {"file": "b.flac", "kind": "input"}]})
+    (found,) = gallery.read_demos(run.demos_path, None, 10**9)
+    (group,) = found.triplets
+    assert (group.title, group.why) == ("recording not named", "shift not recorded")
+    assert [card.kind for card in group.cards] == ["input", "output"]
+    assert all("missing" in card.problem and card.figures == [("mel distance", None)] for card in group.cards)

@@ -285,7 +285,7 @@ def test_another_family_shows_what_it_logged(tmp_path):
         log.append("train", step, loss=3.0 - step / 100, lr=1e-3, grad_norm=1.0, seconds=0.1, frames_per_second=100.0)
         log.append("valid", step, weights="ema", mel7=2.5 - step / 1000, used_share=0.9)
     text = page(made).text
-    assert "mel7" in text and "used share" in text and "400 loops of the synthetic band" in text
+    assert "mel distance 2.300" in text and "used share" in text and "400 loops of the synthetic band" in text
     assert "Cross entropy per codebook" not in text
 
 

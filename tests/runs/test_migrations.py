@@ -78,6 +78,7 @@ def test_a_checkpoint_of_schema_1_becomes_one_of_today(tmp_path: Path) -> None:
         "validations": [],
         "rollbacks": [],
         "trained": {},
+        "alarms": {},
     }
     assert checkpoint.newest(tmp_path) == checkpoint.best(tmp_path, "bits_per_second") == path
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before, "files stay as they were"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,14 @@ from safetensors.torch import load_file
 
 from partimento.codecs.codec import decode_whole, encode_whole, open_codec
 from partimento.codecs.resident import CARD
-from partimento.config import CodecConfig, SoundData, parse
+from partimento.config import CodecConfig, parse
 from partimento.errors import PartimentoError
 from partimento.runs.checkpoint import newest
 from partimento.training.engine import train
 from partimento.training.export import export_resident
-from partimento.training.tasks import crops
-from partimento.training.tasks.crops import Crops, Recording, gather, is_held_out
-from partimento.training.tasks.sound import Batch, SoundTask
+from partimento.training.tasks.codec import Batch, CodecTask
+from partimento.training.tasks.crops import is_held_out
+from partimento.training.tasks.sound import DISTANCES
 
 NAMES = [f"take{number}.wav" for number in range(24)]
 CPU = torch.device("cpu")
@@ -67,7 +66,7 @@ class Killed(RuntimeError):
     pass
 
 
-class Dies(SoundTask):
+class Dies(CodecTask):
     """Dies in step 5, after the checkpoint of step 3."""
 
     def inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
@@ -110,10 +109,10 @@ def test_changed_recordings_are_refused(folder: Path, trained: Path, tmp_path: P
     for file in folder.iterdir():
         (other / file.name).write_bytes(file.read_bytes())
     soundfile.write(other / "take0.wav", np.zeros(5000), 44100)
-    task = SoundTask(configuration(other), CPU)
+    task = CodecTask(configuration(other), CPU)
     recorded = json.loads((trained / "whole" / "run.json").read_text())["identity"]
     assert task.identity != recorded
-    assert SoundTask(configuration(folder), CPU).identity == recorded
+    assert CodecTask(configuration(folder), CPU).identity == recorded
 
 
 def test_export_is_a_codec(trained: Path, tmp_path: Path) -> None:
@@ -130,8 +129,8 @@ def test_export_is_a_codec(trained: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_to_export(folder: Path, tmp_path: Path) -> None:
-    def never(config: object, device: torch.device, *_: int) -> SoundTask:
-        task = SoundTask(config, device)  # type: ignore[arg-type]
+    def never(config: object, device: torch.device, *_: int) -> CodecTask:
+        task = CodecTask(config, device)  # type: ignore[arg-type]
         task.batch = lambda *_: (_ for _ in ()).throw(Killed())  # type: ignore[method-assign]
         return task
 
@@ -142,58 +141,8 @@ def test_nothing_to_export(folder: Path, tmp_path: Path) -> None:
     assert caught.value.code == "CODEC007"
 
 
-def test_the_split_goes_by_name_alone(folder: Path) -> None:
-    sound = gather(SoundData(folders=[str(folder)], band_loops=0), 44100)
-    assert {r.source for r in sound.held_out} == {name for name in NAMES if is_held_out(name)}
-    assert len(sound.train) + len(sound.held_out) == len(NAMES)
-    share = np.mean([is_held_out(f"name {number}") for number in range(2000)])
-    assert 0.12 < share < 0.18
-    resampled = next(r for side in (sound.train, sound.held_out) for r in side if r.source == "take1.wav")
-    assert abs(len(resampled.wave_N) - 2 * 6400) <= 2
-
-
-def test_songs_of_the_band_are_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = crops.band(1, 0, seconds=1.0)
-    monkeypatch.setattr(crops, "band", lambda seed, index: replace(loop, source=f"band-{seed}-song-{index // 2:05d}"))
-    sound = gather(SoundData(folders=[], band_loops=60), 44100)
-    songs = [{r.source for r in side} for side in (sound.train, sound.held_out)]
-    assert songs[0] and songs[1] and not songs[0] & songs[1]
-
-
-def test_one_side_empty_is_an_error(tmp_path: Path) -> None:
-    name = next(name for name in NAMES if not is_held_out(name))
-    soundfile.write(tmp_path / name, np.zeros(1000), 44100)
-    with pytest.raises(PartimentoError, match="held out") as caught:
-        gather(SoundData(folders=[str(tmp_path)], band_loops=0), 44100)
-    assert caught.value.code == "CODEC006"
-
-
-def test_crops_are_functions_of_their_key() -> None:
-    rng = np.random.default_rng(0)
-    recordings = [
-        Recording(str(n), kind, rng.standard_normal(samples).astype(np.float32), "")
-        for n, (kind, samples) in enumerate([("band", 5000), ("real", 300), ("real", 90000)])
-    ]
-    first = Crops(recordings, 2048, band_share=0.5)
-    drawn = [first.draw(1, step, item) for step in range(20) for item in range(4)]
-    assert all(wave.shape == (2048,) and wave.dtype == np.float32 for wave in drawn)
-    assert all(np.isfinite(wave).all() and np.abs(wave).max() <= 1 for wave in drawn)
-    again = Crops(recordings, 2048, band_share=0.5)
-    assert np.array_equal(again.draw(1, 7, 3), drawn[7 * 4 + 3])
-    assert not np.array_equal(again.draw(2, 7, 3), drawn[7 * 4 + 3])
-    assert sum(float(np.abs(wave).max()) > 0 for wave in drawn) > 70
-
-
-def test_band_share_is_a_share() -> None:
-    ones = np.ones(4000, np.float32)
-    recordings = [Recording("a", "band", -ones, ""), Recording("b", "real", ones, ""), Recording("c", "real", ones, "")]
-    for share in (0.0, 0.25, 1.0):
-        cumulative = Crops(recordings, 512, share)._cumulative
-        assert cumulative[0] == pytest.approx(share) and cumulative[-1] == pytest.approx(1.0)
-
-
 def test_fewer_books_for_about_the_share_that_is_asked(folder: Path) -> None:
-    task = SoundTask(configuration(folder), CPU)
+    task = CodecTask(configuration(folder), CPU)
     books = torch.cat([task.batch(step, 0).books_B for step in range(100)])
     whole = float((books == 3).float().mean())
     assert 0.7 < whole < 0.95  # a quarter drop, and a third of those draw all three
@@ -201,7 +150,7 @@ def test_fewer_books_for_about_the_share_that_is_asked(folder: Path) -> None:
 
 
 def test_wave_weight_falls_geometrically(folder: Path) -> None:
-    task = SoundTask(configuration(folder), CPU)
-    assert task._wave_weight(0) == pytest.approx(200.0)
-    assert task._wave_weight(7) == pytest.approx(50.0)
-    assert task._wave_weight(3) ** 2 < task._wave_weight(0) * task._wave_weight(7) * 2
+    task = CodecTask(configuration(folder), CPU)
+    first, middle, last = (float(task.weighted(step)[0][DISTANCES.index("wave")]) for step in (0, 3, 7))  # type: ignore[index]
+    assert (first, last) == (pytest.approx(3000.0), pytest.approx(750.0))
+    assert middle == pytest.approx(3000.0 * 0.25 ** (3 / 7))

@@ -15,7 +15,7 @@ from partimento.config import Config, parse
 from partimento.keyed import torch_generator
 from partimento.runs.checkpoint import step_name
 from partimento.training.stages import settings_at
-from partimento.training.task import Sums, Total, Using, alone
+from partimento.training.task import Rival, Sums, Total, Using, alone
 
 WIDTH, OUTPUTS = 16, 7
 
@@ -54,6 +54,7 @@ class ToyTask:
     """Items of one step are keyed by their place in the optimizer step, so batch and accumulate can be traded."""
 
     score = "loss"
+    rival: Rival | None = None
 
     def __init__(
         self,
@@ -112,7 +113,7 @@ class ToyTask:
     def figures(self, sums: Mapping[str, Any]) -> dict[str, Any]:
         return {"share": sums["tokens"] / sums["places"]}
 
-    def after_step(self, step: int, bad: Tensor, sums: Sums) -> None:
+    def after_step(self, step: int, bad: Tensor, sums: Sums, total: Total = alone) -> None:
         self.module.steps += ~bad
 
     def memory(self) -> dict[str, Tensor]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import pytest
 import torch
+from in_ranks import in_ranks
 from torch import Tensor
 
 from partimento.keyed import torch_generator
+from partimento.waveform.factorised import FactorisedQuantizer
 from partimento.waveform.quantizer import ResidualQuantizer, kmeans, nearest
 
 
@@ -166,3 +171,85 @@ def test_learning_keeps_every_code_alive() -> None:
         share = torch.bincount(codes[..., k].flatten(), minlength=32) / codes[..., k].numel()
         entropy = -(share[share > 0] * share[share > 0].log2()).sum()
         assert float(entropy) > 0.6 * 5
+
+
+def ready(kind: str) -> ResidualQuantizer | FactorisedQuantizer:
+    """Started, with dead codes in every book."""
+    torch.manual_seed(2)
+    quantizer = ResidualQuantizer(3, 16, 4) if kind == "averaged" else FactorisedQuantizer(3, 16, 4, 3)
+    quantizer.start(noise(400, 4), torch_generator("start"))
+    quantizer.counts_KV[:, :5] = 0.0
+    return quantizer.train()
+
+
+def books(quantizer: ResidualQuantizer | FactorisedQuantizer) -> Tensor:
+    if isinstance(quantizer, ResidualQuantizer):
+        return quantizer.books_KVD
+    return torch.stack([stage.book.weight.detach() for stage in quantizer.stages])
+
+
+@pytest.mark.parametrize("kind", ["averaged", "factorised"])
+def test_ranks_move_the_same_books_as_one_device(kind: str) -> None:
+    """With unequal shares of a batch: sums, restarts and usage are those of the whole batch, and equal on all ranks."""
+    latent = noise(8, 6, 4, seed=11)
+    alone = ready(kind)
+    with torch.no_grad():
+        alone(latent)
+    expected = alone.update(0.9, 0.5, torch_generator("ranks"))
+
+    def one(rank: int, total: Callable[[Tensor], Tensor]) -> tuple[ResidualQuantizer | FactorisedQuantizer, int]:
+        quantizer = quantizers[rank]
+        with torch.no_grad():
+            quantizer(latent[:3] if rank == 0 else latent[3:])
+        return quantizer, quantizer.update(0.9, 0.5, torch_generator("ranks"), total, rank, 2)
+
+    quantizers = [ready(kind), ready(kind)]
+    (first, restarts), (second, others) = in_ranks(2, one)
+    assert restarts == others == expected >= 15
+    assert torch.equal(books(first), books(second)) and torch.equal(first.counts_KV, second.counts_KV)
+    assert torch.allclose(books(first), books(alone), atol=1e-6)
+    assert torch.allclose(first.counts_KV, alone.counts_KV, atol=1e-6)
+
+
+def test_ranks_that_nobody_told_of_are_refused() -> None:
+    def one(rank: int, total: Callable[[Tensor], Tensor]) -> int:
+        quantizers[rank](noise(1, 6, 4))
+        return quantizers[rank].update(0.9, 0.5, torch_generator(0), total)
+
+    quantizers = [ready("averaged"), ready("averaged")]
+    with pytest.raises(ValueError, match="2"):
+        in_ranks(2, one)
+
+
+@pytest.mark.parametrize("kind", ["averaged", "factorised"])
+def test_ranks_start_with_the_books_of_the_first(kind: str) -> None:
+    def one(rank: int, total: Callable[[Tensor], Tensor]) -> Tensor:
+        quantizers[rank].start(noise(100, 4, seed=rank), torch_generator("start"), total=total, rank=rank)
+        return books(quantizers[rank])
+
+    quantizers = [ready(kind), ready(kind)]
+    expected = ready(kind)
+    expected.start(noise(100, 4, seed=0), torch_generator("start"))
+    for found in in_ranks(2, one):
+        assert torch.equal(found, books(expected))
+
+
+def test_usage_closed_form() -> None:
+    quantizer = ResidualQuantizer(2, 4, 3)
+    quantizer.counts_KV.copy_(torch.tensor([[1.0, 1.0, 1.0, 1.0], [3.0, 1.0, 0.0, 0.01]]))
+    found = quantizer.usage(0.03)
+    shares = [3 / 4.01, 1 / 4.01, 0.01 / 4.01]
+    assert found.entropy_K == pytest.approx([2.0, -sum(share * math.log2(share) for share in shares)])
+    assert found.used_K == [1.0, 0.5]
+
+
+def test_loaded_books_are_moved_on_from_where_they_are() -> None:
+    quantizer = started()
+    loaded = ResidualQuantizer(3, 16, 4)
+    loaded.books_KVD.copy_(quantizer.books_KVD)
+    loaded.begin_with_books()
+    latent = noise(2, 5, 4, seed=9)
+    assert torch.equal(loaded.eval()(latent).codes_BTK, quantizer.eval()(latent).codes_BTK)
+    loaded.train()(latent)
+    assert loaded.update(0.99, 0.03, torch_generator(0)) == 0
+    assert float((loaded.books_KVD - quantizer.books_KVD).abs().max()) < 0.3

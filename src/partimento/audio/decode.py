@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,8 @@ class Facts:
     frames: int | None  # declared; None where only the end will tell
     container: str
     decoder: str
+    subtype: str = ""  # how the file holds its samples, by libsndfile's name (PCM_24, FLOAT); "" where ffmpeg reads it
+    tags: dict[str, str] = field(default_factory=dict)  # of a FLAC, as stream.write takes them
 
 
 def stream(path: Path, max_seconds: float = MOST_SECONDS) -> tuple[Facts, Iterator[Block]]:
@@ -114,7 +116,8 @@ def _native(path: Path, declared: Declared, max_seconds: float) -> tuple[Facts, 
         raise
     # The frames of an MP3 without a count are the decoder's estimate.
     frames = None if declared.least is not None else file.frames
-    facts = Facts(file.samplerate, file.channels, frames, declared.container, DECODER)
+    tags = dict(file.copy_metadata()) if declared.container == "flac" else {}
+    facts = Facts(file.samplerate, file.channels, frames, declared.container, DECODER, file.subtype, tags)
     return facts, _native_blocks(declared, file, frames, stderr)
 
 

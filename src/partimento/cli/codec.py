@@ -44,15 +44,17 @@ def list_(as_json: bool) -> None:
     Besides these, --codec takes folders, other names of the Hugging Face hub, and module:function.
     """
     from partimento.codecs.pretrained import SHORT, WEIGHTS, Published, cached
-    from partimento.codecs.resident import RESIDENT, read_card, spec_of
+    from partimento.codecs.resident import RESIDENTS, read_card, spec_of
 
-    spec = spec_of(read_card())
-    own = Published("", spec.sample_rate, int(spec.hop), spec.cardinality, spec.codebooks, spec.codebooks)
+    own = {}
+    for name, folder in RESIDENTS.items():
+        spec = spec_of(read_card(folder))
+        own[name] = Published("", spec.sample_rate, int(spec.hop), spec.cardinality, spec.codebooks, spec.codebooks)
     head = ["codec", "Hz", "frames/s", "books", "of", "codes", "kbit/s", "here", "from"]
     rows: list[list[Any]] = []
-    for name, one in {RESIDENT: own, **SHORT}.items():
-        folder = cached(one.hub) if one.hub else Path()
-        here = not one.hub or (folder is not None and any(folder.glob(f"{WEIGHTS}*")))
+    for name, one in {**own, **SHORT}.items():
+        found = cached(one.hub) if one.hub else None
+        here = not one.hub or (found is not None and any(found.glob(f"{WEIGHTS}*")))
         rate = float(one.frame_rate)
         place = one.hub or "the package"
         rows.append([name, one.sample_rate, rate, one.codebooks, one.most, one.cardinality, one.kbps, here, place])
@@ -129,15 +131,17 @@ def _heard(
 @command.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="Folder of the codec.")
+@click.option("--name", default="resident-44k", show_default=True, help="What packs of its codes call it.")
 @quiet_option
 @json_option
-def export(run: Path, folder: Path, quiet: bool, as_json: bool) -> None:
+def export(run: Path, folder: Path, name: str, quiet: bool, as_json: bool) -> None:
     """Write the codec that RUN trained: weights in half precision, and a card with its measured figures.
 
-    The folder can be given to --codec everywhere.
+    That of its best validation is taken. The folder can be given to --codec everywhere, and to model.weights to train
+    on from there.
     """
     from partimento.training.export import export_resident
 
     with progress(quiet) as display:
-        card = export_resident(run, folder, progress=display)
+        card = export_resident(run, folder, name=name, progress=display)
     result(card, as_json, f"{folder}\nnext: partimento codec check FILES --codec {folder}")

@@ -39,12 +39,12 @@ def command(
     --overfit the strongest check: a few seconds of one clip are learned until the greedy playing copies them exactly:
     training and playing then agree on pattern, mask, cache and condition.
     """
-    from partimento.config import CodecConfig, load
+    from partimento.config import SoundConfig, load
     from partimento.lab import preflight
 
     loaded = load(config, overrides)
     if learn:
-        if isinstance(loaded, CodecConfig):
+        if isinstance(loaded, SoundConfig):
             raise PartimentoError(
                 "CONFIG003",
                 f"--overfit plays codes; the family of {config} is {loaded.family}",

@@ -46,6 +46,10 @@ def import_(path: Path, folder: Path, generation: str | None, quiet: bool, as_js
 @json_option
 def inspect(folder: Path, as_json: bool) -> None:
     """Say what the weights in FOLDER are, once every file was verified."""
+    if (folder / "card.json").is_file():
+        values = _restorer(folder)
+        result(values, as_json, lines({name: value for name, value in values.items() if name != "card"}))
+        return
     from partimento.runs import published
 
     found = published.read(folder)
@@ -76,7 +80,8 @@ def export(
 ) -> None:
     """Write the weights of SOURCE, a run or a folder of weights, for other trainings or other programs.
 
-    Of a run it is the best checkpoint (else the newest), with its adapters merged into the weights.
+    Of a run it is the best checkpoint (else the newest), with its adapters merged into the weights; of a run of the
+    family restore, half precision with a card.
     """
     from partimento.training.publish import export_weights
 
@@ -85,6 +90,27 @@ def export(
     origin = values["source"]
     shown = {**values, "source": ", ".join(origin[name] for name in ("name", "run", "checkpoint") if name in origin)}
     result(values, as_json, lines(shown))
+
+
+def _restorer(folder: Path) -> dict[str, Any]:
+    from partimento.training.restorer import load_restorer
+
+    found = load_restorer(folder)
+    network = found.generator.config
+    return {
+        "folder": str(folder),
+        "kind": "restorer",
+        "name": found.card.get("name"),
+        "task": found.task,
+        "semitones": list(found.semitones),
+        "network": network.net,
+        "sample rate": found.sample_rate,
+        "reach": f"{found.generator.context} samples on each side",
+        "parameters": sum(parameter.numel() for parameter in found.generator.parameters()),
+        "megabytes": round(found.card["weights_bytes"] / 1e6, 1),
+        "sha256": found.weights_sha256,
+        "card": found.card,
+    }
 
 
 def _summary(found: Published) -> dict[str, Any]:

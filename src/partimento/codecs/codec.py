@@ -63,20 +63,21 @@ def open_codec(
     """The codec of this name, in this channel layout, with the first `books` books of each coded channel.
 
     `books` None is all books of the codec, and for EnCodec and Mimi the number that they are commonly used with.
-    `name` is one of: resident-44k; a folder that `partimento codec export` wrote (card.json); a folder of a
-    transformers checkpoint (config.json of dac, encodec or mimi); a short name (dac-44k, `codecs.pretrained.SHORT`) or
-    hub name (org/name), both opened from the hub cache and never downloaded; module:function, a codec of your own.
+    `name` is one of: resident-44k (`codecs.resident.RESIDENTS`); a folder that `partimento codec export` wrote
+    (card.json); a folder of a transformers checkpoint (config.json of dac, encodec or mimi); a short name (dac-44k,
+    `codecs.pretrained.SHORT`) or hub name (org/name), both opened from the hub cache and never downloaded;
+    module:function, a codec of your own.
 
     Raises CODEC001 (unknown name), CODEC002 (an exported codec is damaged), CODEC003 and CODEC012 (layout or books that
     cannot be), CODEC010 (no such device), CODEC013 to CODEC017 (pretrained checkpoints), PACK020 (module:function).
     """
     from partimento.codecs import pretrained
     from partimento.codecs.layout import lay_out
-    from partimento.codecs.resident import CARD, RESIDENT, load_resident
+    from partimento.codecs.resident import CARD, RESIDENTS, load_resident
 
     device, folder = _device(device), Path(name)
-    if name == RESIDENT:
-        codec: Codec = load_resident(device=device)
+    if name in RESIDENTS:
+        codec: Codec = load_resident(RESIDENTS[name], device=device)
     elif (folder / CARD).is_file():
         codec = load_resident(folder, device=device)
     elif (name and folder.exists()) or name in pretrained.SHORT or pretrained.is_hub_name(name):
@@ -84,10 +85,11 @@ def open_codec(
     elif ":" in name:
         codec = _own(name)
     else:
+        known = ", ".join([*RESIDENTS, *pretrained.SHORT])
         raise PartimentoError(
             "CODEC001",
             f"there is no codec {name!r}",
-            why=f"known are {', '.join([RESIDENT, *pretrained.SHORT])}, folders that hold a codec, org/name on the hub",
+            why=f"known are {known}, folders that hold a codec, org/name on the hub",
             next="partimento codec list",
         )
     return lay_out(codec, layout, books)

@@ -1,8 +1,11 @@
-"""The resident codec: ours, with its weights inside the package.
+"""The resident codecs: ours, with their weights inside the package.
 
 A codec is a folder of two files: `weights.safetensors` (half precision) and `card.json` (what it is, what it was made
-from, how it measures, and the sha256 of the weights). Codes are computed in float64: rounding differs between machines,
-thread counts and batch shapes, and a nearest neighbour must not. A tie within 1e-15 does not occur in practice.
+from, how it measures, and what it hashes to). Codes are named by the tensors that decide them (`codes_sha256`), so that
+they stay valid when a later version only decodes better.
+
+Codes are computed in float64: rounding differs between machines, thread counts and batch shapes, and a nearest
+neighbour must not. A tie within 1e-15 does not occur in practice. (An encoder on samples pays for it dearly.)
 """
 
 from __future__ import annotations
@@ -23,13 +26,14 @@ from torch import Tensor
 from partimento import commit
 from partimento.errors import PartimentoError
 from partimento.tokens.spec import CodecSpec
-from partimento.waveform.autoencoder import Autoencoder, AutoencoderConfig
+from partimento.waveform.autoencoder import TRAINING_ONLY, Autoencoder, AutoencoderConfig, decides_codes
 
+WEIGHTS, CARD = "weights.safetensors", "card.json"
 RESIDENT = "resident-44k"
 HOME = Path(__file__).parent / "resident_44k"
-WEIGHTS, CARD = "weights.safetensors", "card.json"
-# Of the quantizer's buffers, what only its training needs.
-TRAINING_ONLY = ("quantizer.counts_KV", "quantizer.sums_KVD", "quantizer.started")
+_SHIPPED = {RESIDENT: HOME, "resident-24k": HOME.with_name("resident_24k")}
+RESIDENTS = {name: folder for name, folder in _SHIPPED.items() if (folder / CARD).is_file()}
+"""The codecs in the package, by name."""
 
 
 class ResidentCodec:
@@ -59,6 +63,20 @@ class ResidentCodec:
 
 def load_resident(folder: Path = HOME, device: torch.device | str = "cpu") -> ResidentCodec:
     """Read and verify a codec's folder. Raises CODEC002 if a file is missing or is not what the card says."""
+    return _opened(*read_network(folder), device)
+
+
+def folder_of(source: str | Path) -> Path:
+    """The folder of a codec in the package by its name; what else is named is a folder itself."""
+    return RESIDENTS.get(str(source), Path(source))
+
+
+def read_network(source: str | Path) -> tuple[AutoencoderConfig, dict[str, Tensor], dict[str, Any]]:
+    """What a codec's folder, or a codec in the package by its name, holds: network, tensors in float32, card.
+
+    Raises CODEC002 if a file is missing or is not what the card says.
+    """
+    folder = folder_of(source)
     card = read_card(folder)
     try:
         content = (folder / WEIGHTS).read_bytes()
@@ -67,19 +85,63 @@ def load_resident(folder: Path = HOME, device: torch.device | str = "cpu") -> Re
     found = hashlib.sha256(content).hexdigest()
     if found != card["weights_sha256"]:
         raise _damaged(folder / WEIGHTS, f"its sha256 is {found}, the card says {card['weights_sha256']}")
-    return from_weights(content, card, device)
+    network, tensors = AutoencoderConfig.from_json(card["network"]), load_tensors(content)
+    if card.get("codes_sha256", decided := codes_sha256(tensors, network)) != decided:
+        raise _damaged(folder / WEIGHTS, f"its codes are {decided}, the card says {card['codes_sha256']}")
+    return network, {name: tensor.float() for name, tensor in tensors.items()}, card
+
+
+def start_from(network: Autoencoder, source: str | Path, *, freeze_codes: bool) -> CodecSpec:
+    """Give `network` the weights of a codec's folder, or of a codec in the package by its name; returns its spec.
+
+    With `freeze_codes`, what decides codes is frozen from then on, and the decoder may be another: it is loaded where
+    it is of the same kind and shape, else it keeps what it has, statistics too. Raises CODEC002, CODEC040 (the network
+    is another).
+    """
+    theirs, tensors, card = read_network(source)
+    mine, ours = {name: t for name, t in network.state_dict().items() if name not in TRAINING_ONLY}, network.config
+    differs = sorted(name for name in {**mine, **tensors} if _shape(mine, name) != _shape(tensors, name))
+    if freeze_codes and not any(decides_codes(name, ours) or decides_codes(name, theirs) for name in differs):
+        alike = ours.decoder == theirs.decoder and not differs
+        tensors = {name: t for name, t in tensors.items() if alike or decides_codes(name, ours)}
+        differs = []
+    if differs or (theirs.encoder, theirs.hop) != (ours.encoder, ours.hop):
+        raise PartimentoError(
+            "CODEC040",
+            f"the network of this configuration is not that of {card['name']}",
+            where=str(source),
+            why=f"{differs[0]} is {_shape(tensors, differs[0])} there and {_shape(mine, differs[0])} here"
+            if differs
+            else f"its encoder is {theirs.encoder} with a hop of {theirs.hop}",
+            next="give [model] the sizes in the card's network, or leave model.weights away",
+        )
+    network.load_state_dict(tensors, strict=False)
+    network.quantizer.begin_with_books()
+    if freeze_codes:
+        network.freeze_codes()
+    return spec_of(card)
 
 
 def from_weights(content: bytes, card: dict[str, Any], device: torch.device | str = "cpu") -> ResidentCodec:
-    """The codec of a weights file's bytes and its card; CODEC002 if the tensors are not those of the card's network."""
-    card = {**card, "weights_sha256": hashlib.sha256(content).hexdigest()}
-    network = Autoencoder(AutoencoderConfig.from_json(card["network"]))
-    tensors = {name: tensor.float() for name, tensor in load_tensors(content).items()}
-    missing, unexpected = network.load_state_dict(tensors, strict=False)
-    missing = [name for name in missing if name not in TRAINING_ONLY]
-    if missing or unexpected:
-        raise _damaged(Path(WEIGHTS), f"tensors missing: {missing}; not known: {unexpected}")
-    return ResidentCodec(spec_of(card), network, card, device)
+    """The codec of a weights file's bytes and of a card that does not say yet what they hash to; its own does."""
+    network, tensors = AutoencoderConfig.from_json(card["network"]), load_tensors(content)
+    hashes = {"weights_sha256": hashlib.sha256(content).hexdigest(), "codes_sha256": codes_sha256(tensors, network)}
+    return _opened(network, {name: tensor.float() for name, tensor in tensors.items()}, {**card, **hashes}, device)
+
+
+def _opened(
+    network: AutoencoderConfig, tensors: dict[str, Tensor], card: dict[str, Any], device: torch.device | str
+) -> ResidentCodec:
+    module = Autoencoder(network)
+    wanted = {name: tensor for name, tensor in module.state_dict().items() if name not in TRAINING_ONLY}
+    differs = sorted(name for name in {**wanted, **tensors} if _shape(wanted, name) != _shape(tensors, name))
+    if differs:
+        shapes = f"{_shape(tensors, differs[0])}, for the card {_shape(wanted, differs[0])}"
+        raise _damaged(
+            Path(WEIGHTS), f"{len(differs)} tensors are not those of the card, the first {differs[0]}: {shapes}"
+        )
+    module.load_state_dict(tensors, strict=False)
+    return ResidentCodec(spec_of(card), module, card, device)
 
 
 def pack_weights(tensors: Mapping[str, Tensor]) -> bytes:
@@ -95,23 +157,41 @@ def write_codec(folder: Path, content: bytes, card: dict[str, Any]) -> None:
 
 
 def read_card(folder: Path = HOME) -> dict[str, Any]:
-    """card.json of a codec's folder."""
+    """card.json of a codec's folder. Raises CODEC002 if it is missing, or lacks what opening the codec needs."""
     try:
-        return dict(json.loads((folder / CARD).read_text(encoding="utf-8")))
+        card = dict(json.loads((folder / CARD).read_text(encoding="utf-8")))
+        spec_of(card)
     except (OSError, ValueError) as err:
         raise _damaged(folder / CARD, str(err)) from err
+    except (KeyError, TypeError) as err:
+        raise _damaged(folder / CARD, f"it does not describe a codec that this version knows: {err!r}") from err
+    return card
+
+
+def codes_sha256(tensors: Mapping[str, Tensor], network: AutoencoderConfig) -> str:
+    """The sha256 of the tensors that decide codes, by name, in half precision: what codes are told apart by."""
+    found = hashlib.sha256()
+    for name in sorted(name for name in tensors if decides_codes(name, network)):
+        tensor = tensors[name].detach().cpu().half().contiguous()
+        found.update(f"{name} {list(tensor.shape)}\n".encode())
+        found.update(tensor.numpy().astype("<f2", copy=False).tobytes())
+    return found.hexdigest()
 
 
 def spec_of(card: dict[str, Any]) -> CodecSpec:
-    """What a card says of the codes."""
+    """What a card says of the codes. Cards of before `codes_sha256` name codes by all of the weights."""
     network = AutoencoderConfig.from_json(card["network"])
     return CodecSpec(
         codec=card["name"],
-        weights=card["weights_sha256"],
+        weights=card.get("codes_sha256", card["weights_sha256"]),
         sample_rate=card["sample_rate"],
         frame_rate=Fraction(card["sample_rate"], network.hop),
         cardinalities=(network.cardinality,) * network.codebooks,
     )
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str) -> list[int] | None:
+    return list(tensors[name].shape) if name in tensors else None
 
 
 def _damaged(file: Path, why: str) -> PartimentoError:

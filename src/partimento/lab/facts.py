@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from partimento.errors import PartimentoError
-from partimento.lab.verdict import Verdict, latest
+from partimento.lab.verdict import SoundVerdict, Verdict, latest
 from partimento.runs import checkpoint
 from partimento.runs.events import Event, curve
 from partimento.runs.run import Run, resume_command
@@ -26,10 +26,12 @@ def what(run: Run) -> str:
     model, data = run.record["config"].get("model", {}), run.record["config"].get("data", {})
     if run.record["family"] == "codec":
         shape = f"A codec of {model.get('codebooks', '?')} × {model.get('cardinality', '?')} codes"
-        sources = [Path(folder).name for folder in data.get("folders", [])]
-        if data.get("band_loops"):
-            sources.append(f"{data['band_loops']} loops of the synthetic band")
-        return f"{shape}, trained on {' and '.join(sources) or 'nothing'}"
+        return f"{shape}, trained on {_recordings(data)}"
+    if run.record["family"] == "restore":
+        task = {"clean": "cleans pitch-shifted audio", "unshift": "undoes a pitch shift"}.get(data.get("task", ""), "?")
+        shifts = ", ".join(f"{shift:+g}" for shift in data.get("semitones", []))
+        sources = f"the pairs {Path(str(data['pairs'])).name}" if data.get("pairs") else _recordings(data)
+        return f"A restorer ({model.get('net', '?')}) that {task} ({shifts} semitones), trained on {sources}"
     pattern = model.get("pattern", "?")
     shape = f"of {model.get('layers', '?')} layers of width {model.get('width', '?')}, {pattern or 'delay'} pattern"
     if weights := model.get("weights"):  # they decide the architecture, and the configuration's is none
@@ -37,22 +39,37 @@ def what(run: Run) -> str:
     return f"A code model {shape}, trained on the pack {Path(str(data.get('pack', '?'))).name}"
 
 
-def bars(verdict: Verdict) -> list[dict[str, Any]]:
-    rows = [
-        (f"model ({verdict.weights})", verdict.bits_per_second, True),
-        ("bigram baseline", verdict.bigram_bits_per_second, False),
-        ("unigram baseline", verdict.unigram_bits_per_second, False),
-    ]
-    widest = max((bits for _, bits, _ in rows if bits is not None), default=0.0)
+def _recordings(data: Mapping[str, Any]) -> str:
+    sources = [Path(folder).name for folder in data.get("folders", [])]
+    if data.get("band_loops"):
+        sources.append(f"{data['band_loops']} loops of the synthetic band")
+    return " and ".join(sources) or "nothing"
+
+
+def bars(verdict: Verdict | SoundVerdict) -> list[dict[str, Any]]:
+    """What is compared at the top: {"name", "text", "share" of the longest in percent, "model"}."""
+    if isinstance(verdict, SoundVerdict):
+        rows = [(f"made ({verdict.weights})", verdict.mel7, True), ("input as it is", verdict.input_mel7, False)]
+        rows, form = [row for row in rows if row[1] is not None], "{:.3f}"
+    else:
+        rows, form = (
+            [
+                (f"model ({verdict.weights})", verdict.bits_per_second, True),
+                ("bigram baseline", verdict.bigram_bits_per_second, False),
+                ("unigram baseline", verdict.unigram_bits_per_second, False),
+            ],
+            "{:,.1f} bit/s",
+        )
+    longest = max((value for _, value, _ in rows if value is not None), default=0.0)
     return [
         {
             "name": name,
-            "bits": bits,
-            "share": 100 * bits / widest if bits is not None and widest else None,
+            "text": "not logged" if value is None else form.format(value),
+            "share": 100 * value / longest if value is not None and longest else None,
             "model": model,
         }
-        for name, bits, model in rows
-        if not (model and bits is None)
+        for name, value, model in rows
+        if not (model and value is None)
     ]
 
 

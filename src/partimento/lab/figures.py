@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,7 @@ class Figure:
 
 def learning(events: Sequence[Event]) -> list[Figure]:
     """Curves of the training itself."""
-    return [_bits(events), _loss(events), _rate(events), _gradient(events), _speed(events), *_other_measures(events)]
+    return [_bits(events), _loss(events), rate(events), _gradient(events), speed(events), *other_measures(events)]
 
 
 def codebooks(events: Sequence[Event]) -> list[Figure]:
@@ -44,7 +44,7 @@ def codebooks(events: Sequence[Event]) -> list[Figure]:
 
 def _bits(events: Sequence[Event]) -> Figure:
     title = "Held-out bits per second of audio"
-    lines = _both_weights(events, "bits_per_second")
+    lines = both_weights(events, "bits_per_second")
     if not lines:
         return Figure(title, "Not logged: no validation measured bits per second.")
     baseline = latest(events, "baseline") or {}
@@ -77,11 +77,12 @@ def _loss(events: Sequence[Event]) -> Figure:
     return Figure("Loss", caption, charts.line_chart("loss", lines, y_label="nats per code"))
 
 
-def _rate(events: Sequence[Event]) -> Figure:
+def rate(events: Sequence[Event]) -> Figure:
+    """The learning rate as it was."""
     points = curve(events, "train", "lr")
     if not points:
         return Figure("Learning rate", "Not logged.", size="third")
-    svg = _small("lr", [Line("", *xy(points), charts.GREEN)], y_label="learning rate")
+    svg = small("lr", [Line("", *xy(points), charts.GREEN)], y_label="learning rate")
     returns = sum(event["kind"] == "rollback" for event in events)
     caption = "As it was at each step" + (f", with {returns} rollback{'s' * (returns > 1)}." if returns else ".")
     return Figure("Learning rate", caption, svg, "third")
@@ -106,16 +107,17 @@ def _gradient(events: Sequence[Event]) -> Figure:
     if lost:
         caption += f" Log lines without a finite norm: {lost} (gaps)."
     lines = [Line("", *xy([(s, v if v else None) for s, v in points]), charts.PINK, band=True)]
-    svg = _small("grad", lines, y_label="gradient norm", log_y=True, marks=skipped)
+    svg = small("grad", lines, y_label="gradient norm", log_y=True, marks=skipped)
     return Figure("Gradient norm", caption, svg, "third")
 
 
-def _speed(events: Sequence[Event]) -> Figure:
+def speed(events: Sequence[Event], what: str = "Frames of codes learned from in a second.") -> Figure:
+    """Frames a second, and what the log says of time and memory."""
     points = curve(events, "train", "frames_per_second")
     if not points:
         return Figure("Speed", "Not logged.", size="third")
-    svg = _small("speed", [Line("", *xy(points), charts.AMBER, band=True)], y_label="frames/s")
-    return Figure("Speed", "Frames of codes learned from in a second." + _pace(events), svg, "third")
+    svg = small("speed", [Line("", *xy(points), charts.AMBER, band=True)], y_label="frames/s")
+    return Figure("Speed", what + _pace(events), svg, "third")
 
 
 def _pace(events: Sequence[Event]) -> str:
@@ -134,23 +136,22 @@ def _pace(events: Sequence[Event]) -> str:
     return f" At the end: {', '.join(said)}." if said else ""
 
 
-def _other_measures(events: Sequence[Event]) -> list[Figure]:
+def other_measures(events: Sequence[Event], drawn: Set[str] = frozenset()) -> list[Figure]:
     """Whatever else a validation logged as one number (other families log other measures)."""
     valid = [event for event in events if event["kind"] == "valid"]
-    names = sorted(
-        {k for event in valid for k, v in event.items() if k not in KNOWN_VALID and isinstance(v, int | float)}
-    )
+    known = KNOWN_VALID | drawn
+    names = sorted({k for event in valid for k, v in event.items() if k not in known and isinstance(v, int | float)})
     figures = []
     for number, name in enumerate(names[:12]):
-        lines = _both_weights(events, name) or [Line("", *xy(curve(events, "valid", name)), charts.BLUE)]
-        svg = _small(f"other{number}", lines, y_label=name.replace("_", " "))
+        lines = both_weights(events, name) or [Line("", *xy(curve(events, "valid", name)), charts.BLUE)]
+        svg = small(f"other{number}", lines, y_label=name.replace("_", " "))
         figures.append(Figure(name.replace("_", " "), "As logged by the validation.", svg, "third"))
     return figures
 
 
 def _by_book(events: Sequence[Event]) -> Figure:
     title = "Where the model gains"
-    weights = _weights(events)
+    weights = used_weights(events)
     found = (latest(events, "valid", weights=weights) or {}).get("ce_K")
     if not found:
         return Figure(title, "Not logged: no validation measured the codebooks apart.")
@@ -166,8 +167,8 @@ def _by_book(events: Sequence[Event]) -> Figure:
 
 def _cross_entropy(events: Sequence[Event]) -> Figure:
     title = "Cross entropy per codebook"
-    weights = _weights(events)
-    books = _per_book(curve(events, "valid", "ce_K", weights=weights))
+    weights = used_weights(events)
+    books = per_book(curve(events, "valid", "ce_K", weights=weights))
     if not books:
         return Figure(title, "Not logged.")
     baseline = latest(events, "baseline") or {}
@@ -190,11 +191,11 @@ def _cross_entropy(events: Sequence[Event]) -> Figure:
 
 def _output_entropy(events: Sequence[Event]) -> Figure:
     title = "Output entropy per codebook"
-    weights = _weights(events)
-    books = _per_book(curve(events, "valid", "entropy_K", weights=weights))
+    weights = used_weights(events)
+    books = per_book(curve(events, "valid", "entropy_K", weights=weights))
     if not books:
         return Figure(title, "Not logged.")
-    errors = _per_book(curve(events, "valid", "ce_K", weights=weights))
+    errors = per_book(curve(events, "valid", "ce_K", weights=weights))
     data = (latest(events, "baseline") or {}).get("data_entropy_K")
     panels = []
     for book, points in enumerate(books):
@@ -217,11 +218,13 @@ def _output_entropy(events: Sequence[Event]) -> Figure:
     return Figure(title, caption, charts.small_multiples("entropy", panels, y_label="nats"), "wide", legend)
 
 
-def _small(name: str, lines: Sequence[Line], **rest: Any) -> str:
+def small(name: str, lines: Sequence[Line], **rest: Any) -> str:
+    """A chart of a third of the page's width."""
     return charts.line_chart(name, lines, width=charts.THIRD, height=2.5, **rest)
 
 
-def _both_weights(events: Sequence[Event], key: str) -> list[Line]:
+def both_weights(events: Sequence[Event], key: str) -> list[Line]:
+    """A figure of the validations, of the averaged and the raw weights."""
     lines = []
     for weights, colour, dashes in (("ema", charts.BLUE, "-"), ("raw", charts.AMBER, "-")):
         points = curve(events, "valid", key, weights=weights)
@@ -230,11 +233,12 @@ def _both_weights(events: Sequence[Event], key: str) -> list[Line]:
     return lines
 
 
-def _weights(events: Sequence[Event]) -> str:
+def used_weights(events: Sequence[Event]) -> str:
+    """Those that are judged: the averaged ones, if they were."""
     return "ema" if latest(events, "valid", weights="ema") else "raw"
 
 
-def _per_book(points: Points) -> list[Points]:
+def per_book(points: Points) -> list[Points]:
     """A curve of vectors as one curve a codebook."""
     books = max((len(value) for _, value in points if value), default=0)
     return [[(step, value[book]) for step, value in points if value] for book in range(books)]

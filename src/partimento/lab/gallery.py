@@ -29,6 +29,7 @@ ENTROPY_SHARE = 0.5  # of the entropy of the data's own windows, mean over the c
 SMALL = (300, 75)  # pixels of a picture in the table
 
 CEILING = ("original", "reconstruction")
+TRIPLET = {"input": "As it came", "output": "As it was restored", "target": "As it should be"}
 GROUPS = {
     "ceiling": (
         "The ceiling",
@@ -64,7 +65,7 @@ class Card:
 
     @property
     def in_table(self) -> bool:
-        return self.kind not in CEILING and self.kind != "continuation"
+        return self.kind not in CEILING and self.kind not in TRIPLET and self.kind != "continuation"
 
     @property
     def metrics(self) -> Mapping[str, Any]:
@@ -95,10 +96,26 @@ class Demos:
     def groups(self) -> dict[str, Group]:
         found = {}
         for name, (title, why) in GROUPS.items():
-            cards = [card for card in self.cards if (card.kind in CEILING) == (name == "ceiling") and not card.in_table]
+            kinds = CEILING if name == "ceiling" else (name,)
+            cards = [card for card in self.cards if card.kind in kinds]
             if cards:
                 found[name] = Group(title, why, cards, min(4, max(2, len(cards))))
         return found
+
+    @property
+    def triplets(self) -> list[Group]:
+        """What a restorer was given, made, and should have made, for each recording and shift, in this order."""
+        cases: dict[tuple[str, str], list[Card]] = {}
+        for card in self.cards:
+            if card.kind in TRIPLET:
+                shift = number(card.entry.get("semitones"))
+                told = "shift not recorded" if shift is None else f"shifted by {shift:+g} semitones"
+                cases.setdefault((str(card.entry.get("prompt") or "recording not named"), told), []).append(card)
+        order = list(TRIPLET)
+        return [
+            Group(recording, told, sorted(cards, key=lambda card: order.index(card.kind)), 3)
+            for (recording, told), cards in cases.items()
+        ]
 
     @property
     def table(self) -> Table[Card]:
@@ -195,6 +212,9 @@ def _describe(card: Card, reference: float | None) -> None:
     silence = card.silence if recorded is None else recorded
     figures = _figures(metrics, silence)
     card.figures = [row for row in figures if row[0] == "silent"] if card.kind == "original" else figures
+    if card.kind in TRIPLET:
+        distance = number(metrics.get("mel7"))
+        card.figures = [("mel distance", None if distance is None else f"{distance:.3f}")]
     card.title, card.subtitle = _title(entry), _subtitle(entry)
     if card.kind == "continuation":
         card.facts += [("prompt audio", str(entry.get("prompt") or "not recorded")), ("told", told(entry) or "nothing")]
@@ -254,7 +274,9 @@ def mean(values: Any) -> float | None:
 
 
 def _title(entry: Mapping[str, Any]) -> str:
-    kind = entry.get("kind", "played")
+    kind = str(entry.get("kind", "played"))
+    if kind in TRIPLET:
+        return TRIPLET[kind]
     if kind in CEILING:
         return "Original" if kind == "original" else "Codec reconstruction"
     return temperature_name(number(entry.get("temperature")))
@@ -264,4 +286,6 @@ def _subtitle(entry: Mapping[str, Any]) -> str:
     if entry.get("kind") in CEILING:
         return str(entry.get("clip") or entry.get("prompt") or "")
     weights = WEIGHTS.get(str(entry.get("weights")), "weights not recorded")
+    if entry.get("kind") in TRIPLET:
+        return weights if entry["kind"] == "output" else ""
     return f"seed {entry.get('seed', 'not recorded')} · {weights}"

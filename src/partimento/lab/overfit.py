@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from partimento.config import CodecConfig, CodesConfig, DiaConfig, Optim, parse
+from partimento.config import CodesConfig, DiaConfig, Optim, RvqConfig, parse
 from partimento.errors import PartimentoError
 from partimento.keyed import key
 from partimento.models.conditions import Told
@@ -75,7 +75,7 @@ def overfit(
     progress = progress or Quiet()
     if isinstance(config, str | Path):
         parsed = parse({"family": "rvq", "data": {"pack": str(config)}})
-        assert not isinstance(parsed, CodecConfig)
+        assert isinstance(parsed, RvqConfig)
         config = parsed
     pack = Pack.open(config.data.pack)
     device = devices.pick(config.train.device)

@@ -17,8 +17,8 @@ from markupsafe import Markup
 
 import partimento
 from partimento import commit
-from partimento.lab import demofigures, facts, figures, gallery, page
-from partimento.lab.verdict import judge, latest
+from partimento.lab import demofigures, facts, figures, gallery, page, soundfigures
+from partimento.lab.verdict import SOUND, latest, verdict_of
 from partimento.runs.events import read_events
 from partimento.runs.run import Run
 
@@ -43,7 +43,9 @@ def _context(run: Run) -> dict[str, Any]:
     record = run.record
     baseline = latest(events, "baseline") or {}
     demos = gallery.read_demos(run.demos_path, baseline.get("data_entropy_K"), AUDIO_BUDGET)
-    verdict = judge(events)
+    family, config = record["family"], record["config"]
+    verdict = verdict_of(family, events)
+    sound = family in SOUND
     style, script = page.asset("report.css"), page.asset("report.js")
     return {
         "style": Markup(style),
@@ -57,9 +59,15 @@ def _context(run: Run) -> dict[str, Any]:
         "tiles": facts.tiles(run, events),
         "demos": demos,
         "audio_bytes": sum(card.bytes for step in demos for card in step.cards if card.audio),
-        "learning": figures.learning(events),
-        "codebooks": figures.codebooks(events) if record["family"] != "codec" else [],
-        "played_figures": demofigures.played(events) if record["family"] != "codec" else [],
+        "alarms": soundfigures.alarms(events),
+        "learning": soundfigures.learning(events) if sound else figures.learning(events),
+        "players": soundfigures.players(events, config) if sound else [],
+        "codebooks": (
+            soundfigures.books(events, config.get("model", {}).get("cardinality"))
+            if sound
+            else figures.codebooks(events)
+        ),
+        "played_figures": [] if sound else demofigures.played(events),
         "books": facts.book_table(events),
         "data": facts.data(run),
         "environment": facts.environment(run),

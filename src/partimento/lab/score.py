@@ -19,7 +19,7 @@ from partimento.errors import PartimentoError
 from partimento.lab.labels import Estimate, estimate
 from partimento.lab.labels.features import Unlabelled
 from partimento.lab.measures import Measures, measure
-from partimento.lab.verdict import Verdict, judge
+from partimento.lab.verdict import SoundVerdict, Verdict, verdict_of
 from partimento.progress import Progress, Quiet
 from partimento.runs.events import read_events
 from partimento.runs.run import Run
@@ -66,7 +66,7 @@ class Score:
     measures: Measures | None = None
     codes: Codes | None = None
     labels: Estimate | None = None
-    verdict: Verdict | None = None
+    verdict: Verdict | SoundVerdict | None = None
     error: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def score(
     scores = []
     if run is not None:
         opened = Run.open(run)
-        scores.append(Score(opened.id, verdict=judge(read_events(opened.events_path))))
+        scores.append(Score(opened.id, verdict=verdict_of(opened.record["family"], read_events(opened.events_path))))
     found = files.discover(places) if places else []
     yardstick = _Against(Pack.open(against), codec) if against is not None and found else None
     if found:

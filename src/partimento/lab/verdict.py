@@ -1,4 +1,4 @@
-"""What the events of a run say of it: the held-out verdict against the baselines, in numbers and in one sentence.
+"""What the events of a run say of it: the held-out verdict against its baselines, in numbers and in one sentence.
 
 Plain data in, plain data out; used by the report and by `score`.
 """
@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from partimento.runs.events import Event, curve
+
+SOUND = ("codec", "restore")
+"""Families that are judged by the distance of what they make to what it should be."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,54 @@ class Verdict:
     validations: int = 0
     remark: str | None = None
 
+    @property
+    def good(self) -> bool | None:
+        return self.beats_bigram
+
+    @property
+    def badge(self) -> str:
+        if self.beats_bigram is None:
+            return "no verdict"
+        return "beats the bigram baseline" if self.beats_bigram else "does not beat the bigram baseline"
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class SoundVerdict:
+    """Held-out mel distance of the last validation of a family that makes sound. `better` than its input as it is says
+    what a restorer is for, and None of a codec, whose input is the target."""
+
+    sentence: str
+    better: bool | None = None
+    weights: str | None = None
+    step: int | None = None
+    mel7: float | None = None
+    input_mel7: float | None = None
+    best_step: int | None = None
+    best_mel7: float | None = None
+    validations: int = 0
+    remark: str | None = None
+
+    @property
+    def good(self) -> bool | None:
+        return self.better
+
+    @property
+    def badge(self) -> str:
+        if self.mel7 is None:
+            return "no verdict"
+        if self.better is None:
+            return f"mel distance {self.mel7:.3f}"
+        return "better than its input" if self.better else "not better than its input"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def verdict_of(family: str, events: Sequence[Event]) -> Verdict | SoundVerdict:
+    return judge_sound(events) if family in SOUND else judge(events)
 
 
 def latest(events: Sequence[Event], kind: str, **where: Any) -> Event | None:
@@ -74,6 +123,42 @@ def judge(events: Sequence[Event]) -> Verdict:
         best_bits_per_second=best,
         validations=len(scored),
         remark=_remark(scored, bits, bigram),
+    )
+
+
+def judge_sound(events: Sequence[Event]) -> SoundVerdict:
+    """As `judge`, by the 7-scale mel distance."""
+    weights = next((w for w in ("ema", "raw") if latest(events, "valid", weights=w)), None)
+    scored = [
+        (step, float(value)) for step, value in curve(events, "valid", "mel7", weights=weights) if value is not None
+    ]
+    before = (latest(events, "baseline") or {}).get("input_mel7")
+    if not scored:
+        return SoundVerdict("No held-out measurement was logged, so there is no verdict.", input_mel7=before)
+    step, value = scored[-1]
+    best_step, best = min(scored, key=lambda point: point[1])
+    name = "averaged (EMA) weights" if weights == "ema" else "raw weights"
+    sentence = f"At step {step:,} what the {name} make of held-out audio has a mel distance of {value:.3f}"
+    if before is None:
+        sentence += "."
+    else:
+        change = "nearer" if value < before else "further off"
+        sentence += f"; the input as it is has {before:.3f}, so it is {abs(1 - value / before):.1%} {change}."
+    remark = None
+    if best_step != step:
+        remark = f"The best of {len(scored)} validations was at step {best_step:,}: {best:.3f}"
+        remark += ". Held-out audio has been getting worse since." if value / best > 1.01 else "."
+    return SoundVerdict(
+        sentence=sentence.replace("%", " %"),
+        better=None if before is None else value < before,
+        weights=weights,
+        step=step,
+        mel7=value,
+        input_mel7=before,
+        best_step=best_step,
+        best_mel7=best,
+        validations=len(scored),
+        remark=remark,
     )
 
 

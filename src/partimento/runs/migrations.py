@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from partimento.errors import PartimentoError
 
-SCHEMA = 2
+SCHEMA = 3
 State = dict[str, Any]
 T = TypeVar("T")
 
@@ -47,7 +47,12 @@ def _engine(state: State) -> State:
     }
 
 
-MIGRATIONS: dict[int, Migration] = {1: Migration(state=_engine, parts=("guard",))}
+def _alarms(state: State) -> State:
+    """2 to 3: what the alarms remember of the readings; it begins anew."""
+    return {**state, "alarms": {}}
+
+
+MIGRATIONS: dict[int, Migration] = {1: Migration(state=_engine, parts=("guard",)), 2: Migration(state=_alarms)}
 
 
 def schema_of(record: Mapping[str, Any], where: str) -> int:

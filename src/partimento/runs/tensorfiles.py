@@ -110,7 +110,7 @@ def described(
 
 def check_precision(part: str, dtypes: Mapping[str, dtype], where: Path) -> None:
     """Raises CKPT012 if moments of an optimizer are held in less than float32."""
-    for name, dtype in dtypes.items() if part == "optimizer" else ():
+    for name, dtype in dtypes.items() if part.endswith("optimizer") else ():
         if dtype.is_floating_point and dtype.itemsize < 4:
             raise PartimentoError(
                 "CKPT012",

@@ -1,6 +1,6 @@
 """The training loop: one for all families, for one device and many.
 
-`train` opens the run and looks after its ends. `train_step` is one optimizer step, `_loop` the training itself: both
+`train` opens the run and looks after its ends. `train_step` is a step of all players, `_loop` the training itself: both
 are to be read from top to bottom. What is around the steps (beginning, logging, judging, saving) is in `session`, what
 is saved in `state`.
 """
@@ -22,6 +22,7 @@ from partimento.progress import Progress, Quiet
 from partimento.runs.run import Run, resume_command
 from partimento.training import devices
 from partimento.training.feed import Feed
+from partimento.training.opponent import Opponent
 from partimento.training.optim import clip_global_, total_norm
 from partimento.training.parallel import Parallel
 from partimento.training.schedule import shape
@@ -82,7 +83,8 @@ def _train(
     progress.stage("prepare", "the data is opened and verified, the model is made")
     devices.seed(parallel.device, key(config.train.seed, "weights"))
     task = make_task(config, parallel.device, parallel.rank, parallel.world)
-    task.objective.to(parallel.device).train()
+    for player in (task, task.rival) if task.rival is not None else (task,):
+        player.objective.to(parallel.device).train()
     state = State(config, task, parallel)
     if parallel.main and found is None:
         extra = {"identity": task.identity, "environment": state.environment(), "parameters": state.count()}
@@ -110,37 +112,50 @@ def _train(
 
 
 def train_step(state: State, batches: Sequence[Any], step: int, rate: float) -> None:
-    """One optimizer step: forward, backward, reduce, clip, guard, step, average. Nothing of it is read on the host.
+    """The optimizer step of each player: of the adversary, where there is one, then of the module that is trained.
+
+    Nothing of it is read on the host.
+    """
+    if state.opponent is not None and state.opponent.rival.plays(step):
+        optimizer_step(state, state.opponent, batches, step, rate * state.opponent.rival.ramp(step))
+    bad, sums = optimizer_step(state, state, batches, step, rate)
+    state.task.after_step(step, bad, sums, state.parallel.sum_)
+    if state.ema is not None:
+        state.ema.update(bad)
+
+
+def optimizer_step(
+    state: State, player: State | Opponent, batches: Sequence[Any], step: int, rate: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One step of one player: forward, backward, reduce, clip, guard, step. Returns whether it was skipped, and sums.
 
     Losses and gradients are sums, over valid tokens, micro-batches and devices; they are divided once, by the tokens of
     the whole step. So it is the same step however its items are spread.
     """
     config, task, parallel = state.config, state.task, state.parallel
-    state.optimizer.zero_grad(set_to_none=not config.train.cuda_graphs)
+    player.optimizer.zero_grad(set_to_none=not config.train.cuda_graphs)
     sums: dict[str, Tensor] = {}
     for micro, batch in enumerate(batches):
         inputs = task.inputs(batch)
         devices.seed(state.device, state.dropout_key(step, micro))
-        with parallel.accumulating(state.model, last=micro == len(batches) - 1):
-            total, seen = state.forward_backward(inputs)
+        with parallel.accumulating(player.model, last=micro == len(batches) - 1):
+            total, seen = player.forward_backward(inputs)
         for name, value in {"loss": total, **seen}.items():
             sums[name] = sums[name] + value if name in sums else value
     sums = _over_ranks(parallel, sums)
     loss, tokens = sums.pop("loss"), sums["tokens"]
 
     scale = parallel.gradient_factor / tokens
-    gradients = [weight.grad for weight in state.parameters if weight.grad is not None]
+    gradients = [weight.grad for weight in player.parameters if weight.grad is not None]
     norm = total_norm(gradients) * scale
-    bad = state.guard.judge(loss / tokens, norm)
-    if state.adagc is not None:
-        state.adagc.clip_(scale, norm, bad)
+    bad = player.guard.judge(loss / tokens, norm)
+    if player.adagc is not None:
+        player.adagc.clip_(scale, norm, bad)
     else:
-        clip_global_(gradients, scale, norm, config.optim.clip)
-    state.optimizer.step(bad, rate)
-    task.after_step(step, bad, sums)
-    if state.ema is not None:
-        state.ema.update(bad)
-    state.meter.add(loss, norm, sums, bad)
+        clip_global_(gradients, scale, norm, player.optim.clip)
+    player.optimizer.step(bad, rate)
+    player.meter.add(loss, norm, sums, bad)
+    return bad, sums
 
 
 def _loop(session: Session, stop: Stop) -> str:
@@ -155,7 +170,7 @@ def _loop(session: Session, stop: Stop) -> str:
         while counters.step < plan.steps:
             step = counters.step
             stage = settings_at(config, step)
-            if 0 < step == stage.start:
+            if step > 0 and step in (stage.start, state.opponent and state.opponent.rival.start):
                 session.new_stage()
             rate = shape(step, config.optim, plan.steps) * stage.lr * state.rate_factor
             session.pace.begin()

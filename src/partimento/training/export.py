@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from partimento.codecs.measure import Passage, passage, summary
-from partimento.codecs.resident import RESIDENT, from_weights, pack_weights, write_codec
+from partimento.codecs.resident import RESIDENT, from_weights, pack_weights, read_network, spec_of, write_codec
 from partimento.config import CodecConfig, parse
 from partimento.errors import PartimentoError
 from partimento.progress import Progress, Quiet
 from partimento.runs import checkpoint
 from partimento.runs.run import Run
 from partimento.training.tasks.crops import Recording, gather
+from partimento.waveform.autoencoder import AutoencoderConfig, decides_codes
 
 
 def export_resident(
@@ -23,13 +26,16 @@ def export_resident(
 ) -> dict[str, Any]:
     """Write weights.safetensors and card.json of a run of the `codec` family into `folder`; returns the card.
 
-    Takes the newest checkpoint (averaged weights, if it has any) and measures it on every held-out recording, which
-    the run's data must still be there for. Raises CODEC007 (not a codec's run, or nothing trained yet), RUN, CKPT.
+    Takes the checkpoint with the best validation, or the newest where none was validated (averaged weights, if it has
+    any), and measures it on every held-out recording, which the run's data must still be there for. Raises CODEC007
+    (not a codec's run, or nothing trained yet), CODEC041 (model.weights changed), RUN, CKPT.
     """
     progress = progress or Quiet()
     record = Run.open(Path(run)).record
     config = parse(record["config"], name="the run's configuration")
-    path = checkpoint.newest(Run.open(Path(run)).checkpoints_path, note=progress.note)
+    checkpoints = Run.open(Path(run)).checkpoints_path
+    best = checkpoint.best(checkpoints)
+    path = best or checkpoint.newest(checkpoints, note=progress.note)
     if not isinstance(config, CodecConfig) or path is None:
         raise PartimentoError(
             "CODEC007",
@@ -39,28 +45,32 @@ def export_resident(
         )
     part = "ema" if config.optim.ema > 0 else "model"
     saved = checkpoint.load(path, [part])
+    chosen = f"the best of its validations, {saved.state['score']:.4g}" if best else "its newest: none was validated"
+    progress.note(f"{path.name} is exported, {chosen}")
     progress.stage("measure", "held-out recordings go through the codec, so that the card can say how it does")
-    sound = gather(config.data, saved.state["description"]["sample_rate"])
-    if sound.identity() != saved.state["identity"]:
+    sample_rate = saved.state["description"]["sample_rate"]
+    sound = gather(config.data, sample_rate)
+    if any(saved.state["identity"][side] != found for side, found in sound.identity().items()):
         progress.note("the recordings changed since the training; the figures are of those that are there now")
-    content = pack_weights(saved.parts[part])
+    network = AutoencoderConfig.from_json(saved.state["description"]["network"])
+    content = pack_weights({**saved.parts[part], **_kept(config, saved.state["identity"])})
     card = {
         "schema": 1,
         "name": name,
-        "description": "Neural audio codec: MDCT frames, ConvNeXt trunks, residual vector quantizer; mono.",
+        "description": _described(network),
         "licence": "Apache-2.0",
         **saved.state["description"],
         "weights_bytes": len(content),
         "data": {
             "credits": config.data.credits,
-            "train": _amounts(sound.train),
-            "held_out": _amounts(sound.held_out),
+            "train": _amounts(sound.train, sample_rate),
+            "held_out": _amounts(sound.held_out, sample_rate),
             "identity": saved.state["identity"],
         },
         "recipe": _recipe(config, saved.step, part),
     }
     codec = from_weights(content, card)
-    card["weights_sha256"] = codec.spec.weights
+    card = codec.card
     passages: defaultdict[str, list[Passage]] = defaultdict(list)
     for number, recording in enumerate(sound.held_out, 1):
         passages[recording.kind].append(passage(codec, recording.wave_N))
@@ -72,12 +82,39 @@ def export_resident(
     return card
 
 
-def _amounts(recordings: list[Recording]) -> dict[str, dict[str, float]]:
+def _kept(config: CodecConfig, identity: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors that a training of the decoder alone kept, which its checkpoints do not repeat. Raises CODEC041."""
+    if config.model.weights is None or not config.model.freeze_codes:
+        return {}
+    network, tensors, card = read_network(config.model.weights)
+    if spec_of(card).weights != identity["codes"]:
+        raise PartimentoError(
+            "CODEC041",
+            f"the codec {config.model.weights} is not the one whose codes this run kept",
+            where=config.model.weights,
+            why=f"its codes are {spec_of(card).weights[:12]}, and the run's were {str(identity['codes'])[:12]}",
+            next="put the codec back that the run began with, then export again",
+        )
+    return {name: tensor for name, tensor in tensors.items() if decides_codes(name, network)}
+
+
+def _described(network: AutoencoderConfig) -> str:
+    trunks = {
+        "mdct": "ConvNeXt blocks between MDCT frames",
+        "stft": "ConvNeXt blocks to complex STFT frames",
+        "dac": "DAC's convolutions on samples",
+    }
+    books = {"averaged": "residual vector quantizer", "factorised": "DAC's factorised residual vector quantizer"}
+    encoder, decoder = trunks[network.encoder], trunks[network.decoder]
+    return f"Neural audio codec, mono. Encoder: {encoder}. Decoder: {decoder}. Codes: {books[network.lookup]}."
+
+
+def _amounts(recordings: list[Recording], sample_rate: int) -> dict[str, dict[str, float]]:
     """Recordings and minutes of each kind."""
     amounts: defaultdict[str, dict[str, float]] = defaultdict(lambda: {"recordings": 0, "minutes": 0.0})
     for recording in recordings:
         amounts[recording.kind]["recordings"] += 1
-        amounts[recording.kind]["minutes"] += len(recording.wave_N) / 44100 / 60
+        amounts[recording.kind]["minutes"] += len(recording.wave_N) / sample_rate / 60
     return {kind: {k: round(v, 2) for k, v in amount.items()} for kind, amount in sorted(amounts.items())}
 
 
@@ -85,8 +122,10 @@ def _recipe(config: CodecConfig, steps: int, part: str) -> dict[str, Any]:
     """The configuration without the places of this machine, and how far it was followed."""
     tree = config.model_dump(mode="json")
     tree["data"]["folders"] = [Path(folder).name for folder in config.data.folders]
+    if config.model.weights is not None:
+        tree["model"]["weights"] = Path(config.model.weights).name
     return {
         "steps": steps,
         "weights": part,
-        "config": {name: tree[name] for name in ("data", "model", "optim", "train")},
+        "config": {name: tree[name] for name in ("data", "model", "loss", "adversary", "optim", "train")},
     }

@@ -1,7 +1,8 @@
 """Which optimizer trains which parameter: every trainable one is claimed exactly once, by name, and can be printed.
 
 `optim.groups` come first (the first pattern found in a name claims it, as in torchtitan), then the built-in rule:
-Muon takes the hidden matrices if it is the run's optimizer, AdamW everything else; only matrices decay.
+Muon takes the hidden matrices if it is the run's optimizer, AdamW everything else; only matrices decay. The kernels of
+a convolution are the matrix from all that an output sees; a convolution from or to a single channel is not hidden.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,13 +19,15 @@ from torch import Tensor, nn
 from partimento.config import Group, Optim
 from partimento.errors import PartimentoError
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 
 
 @dataclass(frozen=True)
 class Claim:
     """One parameter and how it is trained. `rate` is the peak rate. `parts` are the rows of each matrix that lies in
-    it (several where matrices are fused, none where Muon cannot take it)."""
+    it (several where matrices are fused, none where Muon cannot take it). `inputs_first`: it is [I, O, k...], as
+    transposed convolutions have it, so that rows are those of [O, I k...] (`matrices`)."""
 
     name: str
     parameter: Tensor
@@ -33,16 +36,18 @@ class Claim:
     rate: float
     weight_decay: float
     parts: tuple[int, ...]
+    inputs_first: bool = False
 
 
 @dataclass(frozen=True)
 class _Nature:
     """What a parameter is: `table` if its rows are looked up or it scales (decay would pull it to zero without making
-    the function smoother), `head` if its output is logits, `parts` as in Claim."""
+    the function smoother), `head` if its output is logits or one end of it is the signal, the rest as in Claim."""
 
     table: bool
     head: bool
     parts: tuple[int, ...]
+    inputs_first: bool = False
 
 
 def claim(module: nn.Module, optim: Optim) -> list[Claim]:
@@ -103,6 +108,7 @@ def _by_nature(name: str, parameter: Tensor, nature: _Nature, optim: Optim) -> C
         rate=optim.muon_lr if muon else optim.lr,
         weight_decay=0.0 if plain else optim.weight_decay,
         parts=nature.parts,
+        inputs_first=nature.inputs_first,
     )
 
 
@@ -120,7 +126,7 @@ def _by_pattern(name: str, parameter: Tensor, nature: _Nature, optim: Optim, gro
         )
     peak = optim.muon_lr if optimizer == "muon" else optim.lr
     decay = usual.weight_decay if group.weight_decay is None else group.weight_decay
-    return Claim(name, parameter, group.pattern, optimizer, peak * group.lr, decay, nature.parts)
+    return replace(usual, group=group.pattern, optimizer=optimizer, rate=peak * group.lr, weight_decay=decay)
 
 
 def _natures(module: nn.Module) -> dict[Tensor, _Nature]:
@@ -128,27 +134,63 @@ def _natures(module: nn.Module) -> dict[Tensor, _Nature]:
     natures: dict[Tensor, _Nature] = {}
     for path, owner in module.named_modules():
         is_table = isinstance(owner, nn.Embedding | nn.EmbeddingBag) or "norm" in type(owner).__name__.lower()
-        is_head = path.rpartition(".")[2] == "head"
+        is_head = path.rpartition(".")[2] == "head" or _touches_the_signal(owner)
         for name, parameter in owner.named_parameters(recurse=False):
             table_like = is_table or any(word in name.lower() for word in ("embed", "norm", "table"))
-            before = natures.get(parameter, _Nature(False, False, _parts(owner, parameter)))
-            natures[parameter] = _Nature(before.table or table_like, before.head or is_head, before.parts)
+            table_like = table_like or _is_broadcast_vector(owner, parameter)
+            new = _Nature(False, False, _parts(owner, parameter), isinstance(owner, _TRANSPOSED))
+            before = natures.get(parameter, new)
+            natures[parameter] = replace(before, table=before.table or table_like, head=before.head or is_head)
     return natures
+
+
+def _touches_the_signal(owner: nn.Module) -> bool:
+    """The first or last convolution of a network on a wave, or the one that gives a score: of rank 1 at each tap."""
+    return isinstance(owner, _CONVOLUTIONS) and min(owner.in_channels, owner.out_channels) == 1
+
+
+def _is_broadcast_vector(owner: nn.Module, parameter: Tensor) -> bool:
+    """A factor of each channel that is stored as [1, C, 1], say: a scale, not a matrix."""
+    if isinstance(owner, _CONVOLUTIONS):
+        return False
+    return parameter.ndim > 2 and parameter.numel() == max(parameter.shape)
 
 
 def _parts(owner: nn.Module, parameter: Tensor) -> tuple[int, ...]:
     """Rows of the matrices in a parameter: what its owner says (`parts`, of fused projections), or one for each group
-    of a convolution, whose kernels [O, I, k...] are the matrices [O, I k...]. Empty if one of them has but a row or a
-    column (a depthwise kernel, say), where orthogonal would only mean normalized."""
+    of a convolution, whose kernels [O, I, k...] are the matrices [O, I k...] (`matrices`). Empty if one of them has but
+    a row or a column (a depthwise kernel, say), where orthogonal would only mean normalized."""
     if parameter.ndim < 2:
         return ()
     rows, columns = parameter.shape[0], math.prod(parameter.shape[1:])
     parts: tuple[int, ...] = getattr(owner, "parts", None) or (rows,)
     if isinstance(owner, _CONVOLUTIONS):
+        rows, columns = owner.out_channels, parameter.numel() // owner.out_channels
         parts = (rows // owner.groups,) * owner.groups
     if sum(parts) != rows:
         raise ValueError(f"the parts {parts} of {type(owner).__name__} are not its {rows} rows")
     return parts if min(*parts, columns) > 1 else ()
+
+
+def matrices(tensors_N: Tensor, claim: Claim) -> Tensor:
+    """N tensors of a claim's shape as matrices [N, rows, columns], whose rows are those of `claim.parts`.
+
+    Of a transposed convolution [I, O / groups, k...], rows are outputs and columns what they see: [O, I / groups k...].
+    """
+    if not claim.inputs_first:
+        return tensors_N.flatten(2)
+    groups = len(claim.parts)
+    return tensors_N.unflatten(1, (groups, -1)).transpose(2, 3).flatten(1, 2).flatten(2)
+
+
+def from_matrices(matrices_NRC: Tensor, claim: Claim) -> Tensor:
+    """The inverse of `matrices`: [N, *shape]."""
+    shape = claim.parameter.shape
+    if not claim.inputs_first:
+        return matrices_NRC.view(-1, *shape)
+    groups = len(claim.parts)
+    inputs, outputs, *kernel = shape
+    return matrices_NRC.view(-1, groups, outputs, inputs // groups, *kernel).transpose(2, 3).reshape(-1, *shape)
 
 
 def _compiled(pattern: str, number: int) -> re.Pattern[str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from partimento.models.linear import linear
-from partimento.training.groups import Claim
+from partimento.training.groups import Claim, from_matrices, matrices
 
 # Keller Jordan's quintic, the same as torch's: steep at 0, so that five rounds are enough. It does not converge to 1
 # but scatters singular values over about 0.7 to 1.2, which does not hurt.
@@ -50,12 +50,12 @@ class Muon:
     def step(self, bad: Tensor, rate: float) -> None:
         """One step at `rate` times the peaks. With the 0-D bool `bad` every bit stays, whatever the gradients hold."""
         for claims in self._batches():
-            whole_NRC = torch.stack([_whole(self._direction(claim, bad), claim.parameter) for claim in claims])
-            update_NRC = _by_parts(whole_NRC, claims[0].parts)
-            for claim, update_RC in zip(claims, update_NRC.unbind(), strict=True):
+            whole_N = torch.stack([_whole(self._direction(claim, bad), claim.parameter) for claim in claims])
+            updates = from_matrices(_by_parts(matrices(whole_N, claims[0]), claims[0].parts), claims[0])
+            for claim, update in zip(claims, updates.unbind(), strict=True):
                 weight = local(claim.parameter)
                 lr = scalar(claim.rate * rate, weight.device)
-                step = _shard(update_RC.view(claim.parameter.shape), claim.parameter) * lr
+                step = _shard(update, claim.parameter) * lr
                 # where, not a multiplication: 0 times NaN is NaN.
                 weight.copy_(torch.where(bad, weight, weight * (1 - lr * claim.weight_decay) - step))
 
@@ -72,7 +72,9 @@ class Muon:
         alike: dict[tuple[object, ...], list[Claim]] = {}
         for claim in self.claims:
             if (weight := claim.parameter).grad is not None:
-                alike.setdefault((weight.shape, claim.parts, weight.dtype, weight.device), []).append(claim)
+                alike.setdefault(
+                    (weight.shape, claim.parts, claim.inputs_first, weight.dtype, weight.device), []
+                ).append(claim)
         for claims in alike.values():
             count = max(1, _AT_ONCE // claims[0].parameter.numel())
             for first in range(0, len(claims), count):
@@ -107,9 +109,8 @@ def _multiply_add(base: Tensor | None, left: Tensor, right: Tensor, beta: float,
     return left @ right if base is None else torch.baddbmm(base, left, right, beta=beta, alpha=alpha)
 
 
-def _by_parts(whole_NRC: Tensor, parts: tuple[int, ...]) -> Tensor:
+def _by_parts(matrices_NRC: Tensor, parts: tuple[int, ...]) -> Tensor:
     """Orthogonal updates of N parameters, each of which holds matrices of `parts` rows, scaled by their shape."""
-    matrices_NRC = whole_NRC.flatten(2)
     count, rows, columns = matrices_NRC.shape
     if len(set(parts)) == 1:
         each = orthogonal(matrices_NRC.reshape(count * len(parts), parts[0], columns))

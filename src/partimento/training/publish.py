@@ -12,6 +12,7 @@ from partimento.runs import checkpoint, foreign, published
 from partimento.runs.published import RECORD, Facts, Published
 from partimento.runs.run import Run
 from partimento.training.player import Player
+from partimento.training.restorer import export_restorer
 
 Layout = Literal["partimento", "transformers", "nari"]
 
@@ -25,13 +26,16 @@ def export_weights(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the weights of a run (its best checkpoint, else its newest; adapters merged), or of a folder of weights,
-    into the folder `to`. Returns what `foreign.export` does, and `source`.
+    into the folder `to`. Returns what `foreign.export` does, and `source`. A restorer has a folder of its own kind
+    (`restorer.export_restorer`).
 
     Raises RUN001, CKPT003 (nothing saved yet), CKPT001, CKPT004 (no averaged weights), WEIGHTS001, WEIGHTS002,
     WEIGHTS008 (`to` exists), WEIGHTS009 and MODEL002 (the layout cannot say this model).
     """
     progress, source = progress or Quiet(), Path(source)
     published.require_absent(Path(to))
+    if (source / "run.json").exists() and Run.open(source).record["family"] == "restore":
+        return _restorer(source, to, layout, weights, progress)
     if (source / RECORD).exists():
         progress.stage("load", str(source))
         found = published.read(source)
@@ -40,6 +44,21 @@ def export_weights(
         model, found = _of_run(source, weights, progress)
         origin = found.facts.source
     return {**foreign.export(model, found, to, layout, progress=progress), "source": origin}
+
+
+def _restorer(
+    run: Path, to: str | Path, layout: Layout, weights: Literal["ema", "raw"], progress: Progress
+) -> dict[str, Any]:
+    if layout != "partimento":
+        raise PartimentoError(
+            "WEIGHTS009",
+            f"{run.name} restores recordings, and no other program knows its network",
+            next="leave --as out",
+        )
+    card = export_restorer(run, to, weights=weights, progress=progress)
+    told = {name: card[name] for name in ("parameters", "weights_bytes", "weights_sha256")}
+    source = {"run": card["run"], "checkpoint": card["checkpoint"], "weights": weights}
+    return {"to": str(to), "layout": layout, **told, "source": source}
 
 
 def _of_run(run: Path, weights: Literal["ema", "raw"], progress: Progress) -> tuple[TextModel, Published]:

@@ -20,6 +20,7 @@ from partimento.runs import checkpoint, demos
 from partimento.runs.events import EventLog, read_events
 from partimento.runs.run import Run, resume_command
 from partimento.training import devices, halting
+from partimento.training.alarms import Alarms
 from partimento.training.feed import Feed
 from partimento.training.guards import Guard
 from partimento.training.keeper import Keeper
@@ -45,6 +46,9 @@ class Session:
         self.pace = Pace(state)
         self._validated: tuple[int, float | None, dict[str, Any]] = (-1, None, {})  # step, score, figures
         self._figures: list[float] = []  # of the guard, at the last reading
+        self._opponents: list[float] = []  # of the second player's guard
+        opponent = state.opponent
+        self._alarms = Alarms(state.config.optim.clip, opponent.optim.clip if opponent is not None else None)
         self._save_asked = False  # by SIGUSR1
         self._began = time.monotonic()
 
@@ -86,7 +90,7 @@ class Session:
                 commit.sweep(place)
         found = self.keeper.newest(self.note)
         if found is None:
-            self.event("start", **self.state.environment(), optimizer=self.state.optimizer.table())
+            self.event("start", **self.state.environment(), **self.state.tables())
             for text in self.task.notes:
                 self.note(text)
             with stop.at_once():
@@ -110,6 +114,7 @@ class Session:
 
     def _go_on(self, path: Path) -> None:
         notes = self.keeper.load(path, "damaged")  # newer ones did not verify
+        self._alarms.load(self.state.counters.alarms)
         self.event("resume", checkpoint=path.name, **self.state.environment())
         for text in notes:
             self.note(text)
@@ -159,21 +164,45 @@ class Session:
         counters.losses = halting.remember(counters.losses, loss)
         for name in ("loss", "tokens"):
             counters.trained[name] = counters.trained.get(name, 0.0) + sums.get(name, 0.0)
-        self.event(
-            "train",
-            loss=loss,
-            grad_norm=sums["norm"] / steps if steps else None,
-            lr=rate * self.config.optim.lr,
-            skipped=skipped,
+        figures = {
+            "loss": loss,
+            "grad_norm": sums["norm"] / steps if steps else None,
+            "lr": rate * self.config.optim.lr,
+            "skipped": skipped,
             **self.pace.read(settings_at(self.config, self.step - 1)),
             **(self.task.figures(sums) if steps else {}),
-        )
+            **self._of_opponent(),
+        }
+        self.event("train", **figures)
+        for alarm in self._alarms.read(self.step, figures, rate):
+            self.event("alarm", alarm=alarm.kind, text=alarm.text, remedy=alarm.remedy)
+            self.progress.note(f"step {self.step}: {alarm.kind}: {alarm.text}; what helps: {alarm.remedy}")
+        counters.alarms = self._alarms.state()
         self.progress.update(self.step, self.config.train.steps, loss=round(loss, 4) if loss is not None else "-")
+
+    def _of_opponent(self) -> dict[str, Any]:
+        """The second player's line of the log; nothing before it plays."""
+        opponent = self.state.opponent
+        if opponent is None:
+            return {}
+        sums, self._opponents = opponent.meter.read(opponent.guard.figures())
+        skipped = int(dict(zip(Guard.FIGURES, self._opponents, strict=True))["skipped"])
+        if not sums.get("steps"):  # none, or all of them skipped
+            return {"adversary_skipped": skipped}
+        return {
+            "adversary_loss": sums["loss"] / sums["tokens"],
+            "adversary_grad_norm": sums["norm"] / sums["steps"],
+            "adversary_skipped": skipped,
+            **opponent.rival.figures(sums),
+        }
 
     def new_stage(self) -> None:
         """Another window, another level of the loss: what was usual is so no more."""
         self.state.guard.reset()
+        if self.state.opponent is not None:
+            self.state.opponent.guard.reset()
         self.state.forget_graphs()
+        self._alarms.forget()
         self.state.counters.losses = self.state.counters.losses[:1]
 
     # Going back
@@ -181,7 +210,12 @@ class Session:
     def gone_wrong(self) -> str | None:
         """Why the training should not go on from here, decided on what was just read."""
         figures = dict(zip(Guard.FIGURES, self._figures, strict=True))
-        return halting.exhausted(figures, self.config.guard) or halting.diverged(self.state.counters.losses)
+        wrong = halting.exhausted(figures, self.config.guard) or halting.diverged(self.state.counters.losses)
+        if wrong or self.state.opponent is None:
+            return wrong
+        opponents = dict(zip(Guard.FIGURES, self._opponents, strict=True))
+        wrong = halting.exhausted(opponents, self.config.guard)
+        return wrong and f"of the adversary {wrong}"
 
     def roll_back(self, reason: str) -> None:
         """Return to the last good checkpoint with a lower rate and other data. Raises TRAIN004 if that is used up."""
@@ -198,10 +232,13 @@ class Session:
             )
         left = self.step
         self.keeper.load(target, "abandoned")
+        self._alarms.load(self.state.counters.alarms)
         if self.main:
             for played in checkpoint.visible(self.run.demos_path):
                 if played.name > target.name:  # by weights that are no more; these steps play anew
                     checkpoint.set_aside(played, "abandoned")
+        if self.state.opponent is not None:
+            self.state.opponent.guard.forgive()
         self.state.guard.forgive()  # its last skips led here; one more would not be a reason to go back again
         self.state.counters.rollbacks = [*rollbacks, {"step": left, "to": self.step, "reason": reason}]
         factor = self.state.rate_factor

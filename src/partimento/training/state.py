@@ -28,6 +28,7 @@ from partimento.training.adagc import AdaGC
 from partimento.training.ema import Ema, copy_into, judged, named_state
 from partimento.training.guards import Guard
 from partimento.training.meter import Meter
+from partimento.training.opponent import Opponent
 from partimento.training.optim import Optimizers
 from partimento.training.parallel import Parallel
 from partimento.training.task import Task, Using
@@ -58,6 +59,10 @@ FREE = (
 )
 
 
+# What the part guard holds: all that is remembered and is neither a weight nor a moment.
+ROOMS = ("guard", "meter", "task", "adagc", "adversary_guard", "adversary_meter")
+
+
 @dataclass
 class Counters:
     """Plain numbers that are saved with the weights."""
@@ -74,6 +79,8 @@ class Counters:
     """{"loss", "tokens"}: sums of what was logged since the last validation."""
     validations: list[dict[str, Any]] = field(default_factory=list)
     """{"step", "score", "train_loss"} of the validations, for the rules of stopping."""
+    alarms: dict[str, Any] = field(default_factory=dict)
+    """What `alarms.Alarms` remembers of the readings."""
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
     """{"step", "to", "reason"} of the rollbacks so far; their number is the attempt that keys the data."""
 
@@ -83,6 +90,7 @@ class State:
 
     def __init__(self, config: Config, task: Task, parallel: Parallel) -> None:
         self.config, self.task, self.parallel, self.device = config, task, parallel, parallel.device
+        self.optim = config.optim
         self.sharded = parallel.world > 1 and config.train.parallel == "fsdp"
         # A copy to play with: the pieces of a sharded module are on all ranks, and demos are played on one. It is on
         # the device only while it plays.
@@ -98,12 +106,18 @@ class State:
         self.ema = Ema(task.module, config.optim.ema) if config.optim.ema > 0 else None
         self.guard = Guard(config.guard, self.device)
         self.meter = Meter()
+        self.opponent = Opponent(task.rival, config, parallel) if task.rival is not None else None
         self._graphs: dict[tuple[torch.Size | None, ...], graphs.Graphed] = {}  # by shapes: one a stage
         self.counters = Counters()
 
     def count(self) -> int:
         """Trainable parameters."""
         return sum(weight.numel() for weight in self.parameters)
+
+    def tables(self) -> dict[str, Any]:
+        """Who trains what: rows of `groups.table` for each player."""
+        found = {"optimizer": self.optimizer.table()}
+        return found if self.opponent is None else {**found, "adversary": self.opponent.optimizer.table()}
 
     def dropout_key(self, step: int, micro: int) -> int:
         """Of the stream that dropout draws from in one micro-batch; every rank and every attempt has its own."""
@@ -156,6 +170,8 @@ class State:
         parts = {"model": named_state(self.task.module), "optimizer": self.optimizer.state(), "guard": self._memory()}
         if self.ema is not None:
             parts["ema"] = self.ema.weights
+        if self.opponent is not None:
+            parts |= self.opponent.parts()
         return parts, {
             **dataclasses.asdict(self.counters),
             "partimento": partimento.__version__,
@@ -177,6 +193,8 @@ class State:
         rooms = {"guard": self.guard.state(), "meter": self.meter.state(), "task": self.task.memory()}
         if self.adagc is not None:
             rooms["adagc"] = self.adagc.state()
+        if self.opponent is not None:
+            rooms |= self.opponent.memory()
         return {f"{room}/{name}": tensor for room, named in rooms.items() for name, tensor in named.items()}
 
     def load(self, path: Path) -> list[str]:
@@ -201,13 +219,15 @@ class State:
                 copy_into(self.ema.weights, found.parts["ema"])
         if self.ema is not None:
             self.ema.updates.fill_(found.state["ema_updates"])
-        memory = {room: self._room(found.parts["guard"], room) for room in ("guard", "meter", "task", "adagc")}
+        memory = {room: self._room(found.parts["guard"], room) for room in ROOMS}
         if found.parts["guard"]:  # else it is from before there was a guard, which begins anew
             self.guard.load(memory["guard"])
             self.meter.load(memory["meter"], self.device)
             self.task.remember(memory["task"])
             if self.adagc is not None:
                 self.adagc.load(memory["adagc"])
+        if self.opponent is not None:
+            self.opponent.load(found.parts, memory)
         self.counters = Counters(**{f.name: found.state[f.name] for f in dataclasses.fields(Counters)})
         here, there = self.environment(), found.state["environment"]
         return [
@@ -223,7 +243,10 @@ class State:
     def audit(self) -> dict[str, int]:
         """How many tensors are kept in which type. Raises TRAIN045 where one is not float32 that must be."""
         averages = self.ema.weights if self.ema is not None else {}
-        return audit.check(audit.kept(self.task.module, self.optimizer.state(), averages))
+        rows = audit.kept(self.task.module, self.optimizer.state(), averages)
+        if self.opponent is not None:
+            rows += audit.kept(self.opponent.module, self.opponent.optimizer.state(), {})
+        return audit.check(rows)
 
     def environment(self) -> dict[str, Any]:
         """What the bits of a run depend on besides its keys."""

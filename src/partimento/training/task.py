@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor, nn
+
+from partimento.config import Optim
 
 Sums: TypeAlias = Mapping[str, Tensor]
 Using: TypeAlias = Callable[[str], AbstractContextManager[nn.Module]]
@@ -17,6 +20,29 @@ Total: TypeAlias = Callable[[Tensor], Tensor]
 def alone(sums: Tensor) -> Tensor:
     """The sum over all devices where there is one."""
     return sums
+
+
+@dataclass(frozen=True)
+class Rival:
+    """The second player of a training: a module that learns to tell what the task's module makes from what is real.
+
+    `objective(*task.inputs(batch))` gives (total, sums) as `Task.objective`, with no gradient for the task's module.
+    `optim` is how it is trained; it plays from step `start` on, at every `every`-th step. `figures` as Task.figures.
+    """
+
+    module: nn.Module
+    objective: nn.Module
+    optim: Optim
+    start: int
+    every: int
+    figures: Callable[[Mapping[str, Any]], dict[str, Any]]
+
+    def plays(self, step: int) -> bool:
+        return step >= self.start and (step - self.start) % self.every == 0
+
+    def ramp(self, step: int) -> float:
+        """In (0, 1]: how far it is taken in, over as many steps as the warm-up has; 0 before it plays."""
+        return min(1.0, max(0.0, (step - self.start + 1) / max(1, self.optim.warmup)))
 
 
 class Task(Protocol):
@@ -37,6 +63,9 @@ class Task(Protocol):
     """What a person should know before the first step."""
     score: str
     """Name of the value of `evaluate` by which checkpoints are compared; lower is better."""
+
+    rival: Rival | None
+    """The adversary, where there is one. It steps before the task's module does, which then meets it as it is."""
 
     @property
     def module(self) -> nn.Module:
@@ -76,11 +105,11 @@ class Task(Protocol):
     def figures(self, sums: Mapping[str, Any]) -> dict[str, Any]:
         """What is logged of the sums (numbers, or lists where the tensor has one dimension) since the last line."""
 
-    def after_step(self, step: int, bad: Tensor, sums: Sums) -> None:
+    def after_step(self, step: int, bad: Tensor, sums: Sums, total: Total = alone) -> None:
         """After optimizer step `step` (0-based), before the weights are averaged: codebooks, restarts, loss weights.
 
         `bad` (0-D bool, on the device) says that the step was skipped: then nothing may change. `sums` are those of
-        the step, over all devices.
+        the step, over all devices; `total` sums a tensor over them, in place.
         """
 
     def memory(self) -> dict[str, Tensor]:

@@ -1,11 +1,15 @@
-"""Our codec's network: an autoencoder at frame rate between MDCT frames, with a residual quantizer in the middle.
+"""Our own codec's network: an encoder to latents at frame rate, a residual quantizer, and a decoder.
 
-    wave [B, N] -> MDCT and its magnitude [B, T, hop] -> ConvNeXt blocks -> latent [B, T, D] -> codes [B, T, K]
-    codes -> latent -> ConvNeXt blocks -> gain and shape of each coefficient -> MDCT [B, T, hop] -> wave [B, T * hop]
+    wave [B, N] -> latent [B, T, D] -> codes [B, T, K] -> latent -> wave [B, T * hop]      with T = ceil(N / hop)
 
-A network between MDCT frames costs a hundredth of one on samples, reconstructs perfectly where it is given everything,
-and counts frames exactly: T = ceil(N / hop). Width-wise linear layers and depthwise convolutions over frames follow
-ConvNeXt (Liu et al., 2022) as Vocos (Siuzdak, 2023) uses it; the MDCT as target follows MDCTCodec (Jiang et al., 2024).
+    encoder  mdct  MDCT frames and their magnitudes through ConvNeXt blocks     dac  DAC's strided convolutions
+    decoder  mdct  ConvNeXt blocks, then gain and shape of MDCT coefficients    dac  DAC's transposed convolutions
+             stft  ConvNeXt blocks, then gain and complex shape of STFT bins
+    lookup   averaged  books of the latent's width, moved by averages           factorised  DAC's, by gradient
+
+A network between frames costs a hundredth of one on samples, and the MDCT reconstructs perfectly where it is given
+everything. Width-wise linear layers and depthwise convolutions over frames follow ConvNeXt (Liu et al., 2022) as Vocos
+(Siuzdak, 2023) uses it; the MDCT as target follows MDCTCodec (Jiang et al., 2024).
 """
 
 from __future__ import annotations
@@ -18,17 +22,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from partimento.audio.spectra import imdct, mdct, mdst
+from partimento.audio.spectra import mdct, mdst
+from partimento.waveform import heads
+from partimento.waveform.blocks import Block, Trunk, full_precision
+from partimento.waveform.dac import DacDecoder, DacEncoder, strides_of
+from partimento.waveform.factorised import FactorisedQuantizer
 from partimento.waveform.quantizer import ResidualQuantizer
 
-KERNEL = 7
-POWER_FLOOR = 1e-10  # about the power of one rounding to 16 bits
-GAIN_RANGE = (-14.0, 6.0)  # natural log of a coefficient's gain: from below the 16-bit floor to full scale
+__all__ = ["TRAINING_ONLY", "Autoencoder", "AutoencoderConfig", "Block", "Reconstruction", "decides_codes"]
+
+# Of the quantizer's buffers, what only its training needs.
+TRAINING_ONLY = ("quantizer.counts_KV", "quantizer.sums_KVD", "quantizer.started")
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """`hop` samples a frame, `width` of both trunks, `expansion` of their blocks, `latent` width that is quantized."""
+    """`hop` samples a frame, `latent` the width that is quantized, the rest as in the configuration (`[model]`).
+
+    `width`, `expansion` and the layers are those of trunks between frames. DAC's decoder begins with `width` channels
+    at frame rate and ends with width / 16 at full rate; its encoder mirrors that. Raises ValueError for a hop or width
+    that cannot be.
+    """
 
     hop: int = 512
     width: int = 256
@@ -38,6 +52,22 @@ class AutoencoderConfig:
     latent: int = 32
     codebooks: int = 9
     cardinality: int = 1024
+    encoder: str = "mdct"
+    decoder: str = "mdct"
+    lookup: str = "averaged"
+    factor: int = 8
+
+    def __post_init__(self) -> None:
+        known = {"encoder": ("mdct", "dac"), "decoder": ("mdct", "stft", "dac"), "lookup": ("averaged", "factorised")}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"the {name} is one of {', '.join(values)}, not {getattr(self, name)!r}")
+        if "dac" in (self.encoder, self.decoder):
+            levels = len(strides_of(self.hop))
+            if self.width % (1 << levels):
+                raise ValueError(f"the width of a network on samples is a multiple of {1 << levels}, not {self.width}")
+        elif self.hop % 2:
+            raise ValueError(f"frames of a spectrum have an even hop, not {self.hop}")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -61,28 +91,49 @@ class Autoencoder(nn.Module):
 
     mean_M: Tensor
     scale_M: Tensor
+    mean_F: Tensor
+    scale_F: Tensor
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.codes_frozen = False
         M, D = config.hop, config.width
-        self.register_buffer("mean_M", torch.zeros(M))
-        self.register_buffer("scale_M", torch.ones(M))
-        self.encoder = Trunk(2 * M, D, config.latent, config.encoder_layers, config.expansion)
-        self.quantizer = ResidualQuantizer(config.codebooks, config.cardinality, config.latent)
-        self.decoder = Trunk(config.latent, D, 2 * M, config.decoder_layers, config.expansion)
+        if "mdct" in (config.encoder, config.decoder):
+            self.register_buffer("mean_M", torch.zeros(M))
+            self.register_buffer("scale_M", torch.ones(M))
+        if config.decoder == "stft":
+            self.register_buffer("mean_F", torch.zeros(M + 1))
+            self.register_buffer("scale_F", torch.ones(M + 1))
+        self.encoder: Trunk | DacEncoder
+        self.decoder: Trunk | DacDecoder
+        if config.encoder == "mdct":
+            self.encoder = Trunk(2 * M, D, config.latent, config.encoder_layers, config.expansion)
+        else:
+            strides = strides_of(M)
+            self.encoder = DacEncoder(strides, D >> len(strides), config.latent)
+        if config.decoder == "dac":
+            self.decoder = DacDecoder(strides_of(M)[::-1], D, config.latent)
+        else:
+            made = 2 * M if config.decoder == "mdct" else 3 * (M + 1)
+            self.decoder = Trunk(config.latent, D, made, config.decoder_layers, config.expansion)
+        sizes = (config.codebooks, config.cardinality, config.latent)
+        self.quantizer: ResidualQuantizer | FactorisedQuantizer = (
+            ResidualQuantizer(*sizes) if config.lookup == "averaged" else FactorisedQuantizer(*sizes, config.factor)
+        )
 
     @property
     def context_frames(self) -> int:
         """Frames on each side that can influence a frame of codes, or a frame of the decoded wave."""
-        reach = KERNEL // 2
-        return 1 + reach * max(self.config.encoder_layers, self.config.decoder_layers)
+        beside = {"mdct": 1, "stft": 1, "dac": 0}  # windows of two hops reach into the frames on both sides
+        return max(self.encoder.reach + beside[self.config.encoder], self.decoder.reach + beside[self.config.decoder])
 
     def forward(self, wave_BN: Tensor, books_B: Tensor | None = None) -> Reconstruction:
         """Through the codec and back; item b with its first books_B[b] codebooks only (training)."""
-        latent_BTD = self.latent(wave_BN)
-        with _full_precision(wave_BN):
-            quantized = self.quantizer(latent_BTD, books_B)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.codes_frozen):
+            latent_BTD = self.latent(wave_BN)
+            with full_precision(wave_BN):
+                quantized = self.quantizer(latent_BTD, books_B)
         wave = self.synthesize(quantized.latent_BTD)[:, : wave_BN.shape[1]]
         return Reconstruction(wave, quantized.codes_BTK, quantized.commitment)
 
@@ -96,27 +147,58 @@ class Autoencoder(nn.Module):
 
     def latent(self, wave_BN: Tensor) -> Tensor:
         """latents [B, T, D] before quantization."""
-        with _full_precision(wave_BN):
+        if self.config.encoder == "dac":
+            padded_BN = F.pad(wave_BN, (0, -wave_BN.shape[1] % self.config.hop))
+            return self.encoder(padded_BN[:, None]).transpose(1, 2)
+        with full_precision(wave_BN):
             features_BTF = self._features(wave_BN)
         return self.encoder(features_BTF)
 
     def synthesize(self, latent_BTD: Tensor) -> Tensor:
         """wave [B, T * hop] of latents."""
-        gain, shape = self.decoder(latent_BTD).chunk(2, -1)
-        with _full_precision(latent_BTD):
-            # Spectra span 100 dB: a network reaches that as a gain in the log domain times a shape of order one.
-            log_gain = (self.mean_M + self.scale_M * gain).clamp(*GAIN_RANGE)
-            return imdct(log_gain.exp() * shape)
+        if self.config.decoder == "dac":
+            return self.decoder(latent_BTD.transpose(1, 2))[:, 0]
+        made_BTF = self.decoder(latent_BTD)
+        with full_precision(latent_BTD):
+            if self.config.decoder == "mdct":
+                return heads.mdct_wave(made_BTF, self.mean_M, self.scale_M)
+            return heads.stft_wave(made_BTF, self.mean_F, self.scale_F, self.config.hop)
 
     @torch.no_grad()
     def set_statistics(self, wave_BN: Tensor) -> None:
-        """Set each bin's mean and deviation of the log magnitude from these waves, near-silent frames apart."""
-        log_FM = _log_magnitude(mdct(wave_BN, self.config.hop), mdst(wave_BN, self.config.hop)).flatten(0, 1)
-        heard_FM = log_FM[log_FM.mean(1) > -9.0]
-        if len(heard_FM) < 2:
-            raise ValueError("there is nothing but silence to take the statistics of")
-        self.mean_M.copy_(heard_FM.mean(0))
-        self.scale_M.copy_(heard_FM.std(0).clamp(min=0.1))
+        """Set each bin's mean and deviation of the log magnitude from these waves, near-silent frames apart.
+
+        Those that came with loaded weights stay: codes and decoders mean nothing with others. Raises ValueError for
+        silence.
+        """
+        hop = self.config.hop
+        if "mdct" in (self.config.encoder, self.config.decoder) and not self.mean_M.any():
+            log_BTM = heads.log_magnitude(mdct(wave_BN, hop), mdst(wave_BN, hop))
+            for buffer, value in zip((self.mean_M, self.scale_M), heads.statistics(log_BTM), strict=True):
+                buffer.copy_(value)
+        if self.config.decoder == "stft" and not self.mean_F.any():
+            spectrum = heads.frames(wave_BN, hop)
+            log_BTF = heads.log_magnitude(spectrum.real, spectrum.imag)
+            for buffer, value in zip((self.mean_F, self.scale_F), heads.statistics(log_BTF), strict=True):
+                buffer.copy_(value)
+
+    def codes_state(self) -> dict[str, Tensor]:
+        """The tensors of the state that decide the codes: encoder, its statistics, books."""
+        return {name: tensor for name, tensor in self.state_dict().items() if decides_codes(name, self.config)}
+
+    def freeze_codes(self) -> None:
+        """From now on train the decoder alone: codes of the weights that are loaded stay what they are."""
+        self.codes_frozen = True
+        self.encoder.requires_grad_(False)
+        self.quantizer.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Autoencoder:
+        super().train(mode)
+        if self.codes_frozen:  # in eval mode the quantizer notes nothing that could move its books
+            self.encoder.eval()
+            self.quantizer.eval()
+        return self
 
     def _features(self, wave_BN: Tensor) -> Tensor:
         """[B, T, 2 hop]: log magnitude, and the signed coefficient compressed around its bin's usual magnitude.
@@ -124,62 +206,12 @@ class Autoencoder(nn.Module):
         The MDCT alone flickers with the phase of a steady tone; with its sine twin the encoder sees the magnitude.
         """
         real, imaginary = mdct(wave_BN, self.config.hop), mdst(wave_BN, self.config.hop)
-        log_magnitude = (_log_magnitude(real, imaginary) - self.mean_M) / self.scale_M
+        log_magnitude = (heads.log_magnitude(real, imaginary) - self.mean_M) / self.scale_M
         return torch.cat([log_magnitude, torch.asinh(2 * real / self.mean_M.exp())], -1)
 
 
-class Trunk(nn.Module):
-    """Linear in, ConvNeXt blocks over frames, layer norm, linear out: [B, T, inputs] -> [B, T, outputs]."""
-
-    def __init__(self, inputs: int, width: int, outputs: int, layers: int, expansion: int) -> None:
-        super().__init__()
-        self.enter = nn.Linear(inputs, width)
-        self.blocks = nn.ModuleList(Block(width, expansion) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
-        self.leave = nn.Linear(width, outputs)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        dtype = x_BTD.dtype
-        x_BTD = self.enter(x_BTD)
-        for block in self.blocks:
-            x_BTD = block(x_BTD)
-        with _full_precision(x_BTD):
-            return self.leave(self.norm(x_BTD.to(dtype)))
-
-
-class Block(nn.Module):
-    """ConvNeXt block: each channel over 7 frames, then all channels of each frame; residual with a learned scale."""
-
-    def __init__(self, width: int, expansion: int) -> None:
-        super().__init__()
-        self.mix_frames = nn.Conv1d(width, width, KERNEL, padding=KERNEL // 2, groups=width)
-        self.norm = nn.LayerNorm(width)
-        self.up = nn.Linear(width, expansion * width)
-        self.down = nn.Linear(expansion * width, width)
-        self.scale = nn.Parameter(torch.full((width,), 0.2))
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        y_BTD = self._over_frames(x_BTD)
-        return x_BTD + self.scale * self.down(F.gelu(self.up(self.norm(y_BTD))))
-
-    def _over_frames(self, x_BTD: Tensor) -> Tensor:
-        if x_BTD.dtype != torch.float64:
-            return self.mix_frames(x_BTD.transpose(1, 2)).transpose(1, 2)
-        # PyTorch runs a depthwise convolution in float64 as one small convolution a channel: hundreds of calls.
-        T, weight_KD = x_BTD.shape[1], self.mix_frames.weight[:, 0].T
-        padded = F.pad(x_BTD, (0, 0, KERNEL // 2, KERNEL // 2))
-        bias_D = self.mix_frames.bias
-        assert bias_D is not None
-        y_BTD = bias_D.expand_as(x_BTD)
-        for tap in range(KERNEL):
-            y_BTD = torch.addcmul(y_BTD, padded[:, tap : tap + T], weight_KD[tap])
-        return y_BTD
-
-
-def _full_precision(like: Tensor) -> torch.autocast:
-    """Transforms, quantizer and losses are never run in half precision: a waveform in bf16 has 55 dB at best."""
-    return torch.autocast(like.device.type, enabled=False)
-
-
-def _log_magnitude(real: Tensor, imaginary: Tensor) -> Tensor:
-    return 0.5 * torch.log(real.square() + imaginary.square() + POWER_FLOOR)
+def decides_codes(name: str, config: AutoencoderConfig) -> bool:
+    """Whether a tensor of an `Autoencoder`'s state decides codes. What only the decoder reads does not."""
+    if name in ("mean_M", "scale_M"):
+        return config.encoder == "mdct"
+    return name.startswith(("encoder.", "quantizer.")) and name not in TRAINING_ONLY

@@ -7,10 +7,20 @@ Everything here runs in the precision of its input and is meant for float32 or f
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+Total: TypeAlias = Callable[[Tensor], Tensor]
+
+
+def alone(tensor: Tensor) -> Tensor:
+    """The sum over all ranks where there is one."""
+    return tensor
 
 
 @dataclass(frozen=True)
@@ -20,6 +30,15 @@ class Quantized:
     latent_BTD: Tensor
     codes_BTK: Tensor
     commitment: Tensor
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How evenly the running averages say that each book's codes are used: entropy in bits, and the share of codes that
+    are used at a given part of an even share at least."""
+
+    entropy_K: list[float]
+    used_K: list[float]
 
 
 @dataclass
@@ -92,8 +111,13 @@ class ResidualQuantizer(nn.Module):
         return sum((books[k][codes_BTK[..., k]] for k in range(codes_BTK.shape[-1])), start=books.new_zeros(()))
 
     @torch.no_grad()
-    def start(self, latent_ND: Tensor, generator: torch.Generator, rounds: int = 10) -> None:
-        """Set every book by k-means on what the books before it left of these latents (N >= cardinality)."""
+    def start(
+        self, latent_ND: Tensor, generator: torch.Generator, rounds: int = 10, total: Total = alone, rank: int = 0
+    ) -> None:
+        """Set every book by k-means on what the books before it left of these latents (N >= cardinality).
+
+        Of several ranks all get the books of rank 0; `total` sums a tensor over them.
+        """
         K, V, _ = self.books_KVD.shape
         residual = latent_ND
         for k in range(K):
@@ -101,34 +125,54 @@ class ResidualQuantizer(nn.Module):
             self.books_KVD[k] = book
             # Counts as if seen in one batch after another, so that early averages keep the book near k-means.
             self.counts_KV[k] = counts.clamp(min=1.0)
-            self.sums_KVD[k] = book * self.counts_KV[k][:, None]
             residual = residual - book[nearest(residual, book)]
+        from_first([self.books_KVD, self.counts_KV], total, rank)
+        self.sums_KVD.copy_(self.books_KVD * self.counts_KV[..., None])
         self.started.fill_(True)
 
     @torch.no_grad()
-    def update(self, decay: float, dead_below: float, generator: torch.Generator) -> int:
+    def update(
+        self,
+        decay: float,
+        dead_below: float,
+        generator: torch.Generator,
+        total: Total = alone,
+        rank: int = 0,
+        world: int = 1,
+    ) -> int:
         """Move the books by what was noted since the last update; returns how many dead codes were restarted.
 
         A code whose averaged count is below `dead_below` of the uniform share is put on a random residual of its stage
         and given the uniform count (van den Oord et al., 2017; Dhariwal et al., Jukebox, 2020).
+
+        On `world` ranks, `total` sums a tensor over them and the generators are alike: then counts and sums are those
+        of all, restarts are drawn from the residuals of all, and the books stay alike. ValueError if `total` sums over
+        another number of ranks.
         """
         notes, self._notes = self._notes, None
         if notes is None:
             return 0
-        K, V, _ = self.books_KVD.shape
-        self.counts_KV.lerp_(notes.counts_KV, 1 - decay)
-        self.sums_KVD.lerp_(notes.sums_KVD, 1 - decay)
-        uniform = self.counts_KV.sum(1, keepdim=True) / V
+        self.counts_KV.lerp_(total(notes.counts_KV), 1 - decay)
+        self.sums_KVD.lerp_(total(notes.sums_KVD), 1 - decay)
+        uniform = self.counts_KV.sum(1, keepdim=True) / self.counts_KV.shape[1]
         dead_KV = self.counts_KV < dead_below * uniform
-        N = notes.residuals_KND.shape[1]
-        # Drawn for every code whether it is dead or not: the stream then never depends on the state.
-        picks_KV = torch.randint(N, (K, V), generator=generator, device=generator.device).to(dead_KV.device)
-        fresh_KVD = torch.stack([notes.residuals_KND[k][picks_KV[k]] for k in range(K)])
-        fresh_counts = uniform.expand(K, V)
+        fresh_KVD = drawn(notes.residuals_KND, self.counts_KV.shape[1], generator, total, rank, world)
+        fresh_counts = uniform.expand_as(self.counts_KV)
         self.counts_KV.copy_(torch.where(dead_KV, fresh_counts, self.counts_KV))
         self.sums_KVD.copy_(torch.where(dead_KV[..., None], fresh_KVD * fresh_counts[..., None], self.sums_KVD))
         self.books_KVD.copy_(self.sums_KVD / self.counts_KV[..., None])
         return int(dead_KV.sum())
+
+    def usage(self, dead_below: float) -> Usage:
+        """Of the running counts; used is a code with at least `dead_below` of the uniform share."""
+        return usage(self.counts_KV, dead_below)
+
+    @torch.no_grad()
+    def begin_with_books(self) -> None:
+        """Take books that were loaded without their running counts as started, each code seen once."""
+        self.counts_KV.fill_(1.0)
+        self.sums_KVD.copy_(self.books_KVD)
+        self.started.fill_(True)
 
     def forget(self) -> None:
         """Drop what was noted since the last update (an optimizer step that was skipped)."""
@@ -156,8 +200,14 @@ def nearest(vectors: Tensor, book_VD: Tensor) -> Tensor:
     return score.argmin(1).reshape(vectors.shape[:-1])
 
 
-def kmeans(rows_ND: Tensor, clusters: int, generator: torch.Generator, rounds: int) -> tuple[Tensor, Tensor]:
-    """Lloyd's algorithm from random rows: centres [V, D] and how many rows each holds [V].
+def kmeans(
+    rows_ND: Tensor,
+    clusters: int,
+    generator: torch.Generator,
+    rounds: int,
+    find: Callable[[Tensor, Tensor], Tensor] = nearest,
+) -> tuple[Tensor, Tensor]:
+    """Lloyd's algorithm from random rows: centres [V, D] and how many rows each holds [V], as `find` gives them.
 
     A centre that lost all its rows is moved to a random row, so that no code begins dead.
     """
@@ -167,10 +217,44 @@ def kmeans(rows_ND: Tensor, clusters: int, generator: torch.Generator, rounds: i
     centres = rows_ND[order[:clusters]].clone()
     counts = rows_ND.new_zeros(clusters)
     for _ in range(rounds):
-        owner = nearest(rows_ND, centres)
+        owner = find(rows_ND, centres)
         counts = torch.zeros_like(counts).scatter_add_(0, owner, torch.ones_like(rows_ND[:, 0]))
         sums = torch.zeros_like(centres).scatter_add_(0, owner[:, None].expand_as(rows_ND), rows_ND)
         picks = torch.randint(len(rows_ND), (clusters,), generator=generator, device=generator.device)
         spare = rows_ND[picks.to(rows_ND.device)]
         centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], spare)
     return centres, counts
+
+
+def drawn(
+    rows_KND: Tensor, cardinality: int, generator: torch.Generator, total: Total, rank: int, world: int
+) -> Tensor:
+    """A random row of each stage for each code [K, V, D], out of the rows that all ranks have, laid end to end."""
+    K, N, _ = rows_KND.shape
+    sizes = rows_KND.new_zeros(world + 1)
+    sizes[rank] = N
+    sizes[world] = 1
+    *counts, ranks = (int(size) for size in total(sizes).tolist())
+    if ranks != world:
+        raise ValueError(f"the books are told of {world} ranks, and what is summed comes from {ranks}")
+    # Drawn for every code whether it is dead or not: the stream then never depends on the state.
+    picks_KV = torch.randint(sum(counts), (K, cardinality), generator=generator, device=generator.device)
+    mine_KV = (picks_KV - sum(counts[:rank])).to(rows_KND.device)
+    inside_KV = (mine_KV >= 0) & (mine_KV < N)
+    stage_K1 = torch.arange(K, device=rows_KND.device)[:, None]
+    found_KVD = rows_KND[stage_K1, mine_KV.clamp(0, N - 1)]
+    return total(found_KVD.where(inside_KV[..., None], found_KVD.new_zeros(())))
+
+
+def from_first(tensors: list[Tensor], total: Total, rank: int) -> None:
+    """Give all ranks the tensors of rank 0: k-means on a GPU adds in an order of its own, and may end elsewhere."""
+    for tensor in tensors:
+        tensor.copy_(total(tensor if rank == 0 else torch.zeros_like(tensor)))
+
+
+def usage(counts_KV: Tensor, dead_below: float) -> Usage:
+    """Entropy and use of codes that were seen so often."""
+    share_KV = counts_KV.double() / counts_KV.double().sum(1, keepdim=True)
+    entropy_K = -torch.special.xlogy(share_KV, share_KV).sum(1) / math.log(2)
+    used_K = (share_KV >= dead_below / share_KV.shape[1]).double().mean(1)
+    return Usage(entropy_K.tolist(), used_K.tolist())

@@ -5,20 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from partimento.config import Config
+from partimento.config import CodesConfig, Config
 from partimento.lab.plan import cost
 from partimento.lab.plan.advice import advice
 from partimento.lab.plan.cost import Hours
 from partimento.lab.plan.measure import Measured, measure_steps
 from partimento.lab.plan.memory import checkpoint_bytes, disk_bytes
 from partimento.lab.plan.options import Option, Options
-from partimento.lab.plan.sketch import Data, Sketch, sketch
+from partimento.lab.plan.sketch import Data, Sketch, sample_rate, sketch
 from partimento.models.dia import TextModel
 from partimento.progress import Progress, Quiet
 from partimento.tokens.findings import Finding
 from partimento.training import groups
 from partimento.training.compiled import blocks
 from partimento.training.stages import Settings
+from partimento.waveform.discriminators import Discriminators
 
 __all__ = ["Plan", "plan"]
 
@@ -29,7 +30,8 @@ class Plan:
 
     `parts` maps the parts of the model to their parameters; `optimizers` says who trains what; `options[0]` is the
     configuration itself; `epochs` is how often the run hears its data; `seen_codes` are the codes that it is trained
-    on, repeats counted.
+    on, repeats counted. `adversary` maps the second player's members to their parameters, and `audio` are the seconds
+    of sound that one step of each stage hears ([] for codes).
     """
 
     config: Config = field(repr=False)
@@ -53,6 +55,8 @@ class Plan:
     checkpoint_bytes: int
     disk_bytes: int
     measured: Measured | None
+    adversary: dict[str, int]
+    audio: list[float]
     advice: list[Finding] = field(default_factory=list)
 
     @property
@@ -104,11 +108,11 @@ def plan(
     progress = progress or Quiet()
     progress.stage("plan", "the data is opened, the model is drawn without its weights")
     drawn = sketch(config)
-    claims = groups.claim(drawn.module, config.optim)
+    claims, rivals = groups.claim(drawn.module, config.optim), drawn.rivals(config)
     room = None if memory is None else 1e9 * memory
     options = Options(drawn, devices, room)
     found = options.all()
-    operations = cost.run_flops(drawn, claims)
+    operations = cost.run_flops(drawn, claims, rivals)
     rate = None if flops is None else 1e12 * flops
     number = drawn.stages.index(options.stage)
     seen = _seen_frames(drawn)
@@ -125,15 +129,17 @@ def plan(
         seen_codes=seen * drawn.data.codebooks,
         epochs=seen / max(1, drawn.data.frames),
         stages=drawn.stages,
-        optimizers=groups.table(claims),
+        optimizers=_trainers(claims, rivals),
         options=found,
         batch=options.stage.batch,
         micro_flops=cost.item_flops(drawn)[number] * options.stage.batch,
         flops=operations,
         hours=cost.hours(operations, config, devices, found[0].memory.total, rate),
-        checkpoint_bytes=(size := checkpoint_bytes(drawn.module, claims, config)),
+        checkpoint_bytes=(size := checkpoint_bytes(drawn.module, claims, config, rivals)),
         disk_bytes=disk_bytes(size, config),
         measured=measure_steps(drawn, progress) if measure else None,
+        adversary=_members(drawn),
+        audio=[] if isinstance(config, CodesConfig) else [_audio(stage, sample_rate(config)) for stage in drawn.stages],
     )
     made.advice.extend(advice(made))
     return made
@@ -143,6 +149,25 @@ def _seen_frames(drawn: Sketch) -> float:
     """Frames that all windows of the run cover."""
     items = cost.stage_items(drawn)
     return sum(number * stage.window / drawn.rows for stage, number in zip(drawn.stages, items, strict=True))
+
+
+def _trainers(claims: list[groups.Claim], rivals: list[groups.Claim]) -> list[dict[str, Any]]:
+    """Who trains what, of both players."""
+    second = [{**row, "group": f"adversary: {row['group']}"} for row in groups.table(rivals)]
+    return groups.table(claims) + second
+
+
+def _audio(stage: Settings, rate: int) -> float:
+    """Seconds of sound in one optimizer step."""
+    return stage.batch * stage.accumulate * stage.window / rate
+
+
+def _members(drawn: Sketch) -> dict[str, int]:
+    rival = drawn.sounding.rival if drawn.sounding is not None else None
+    if rival is None or not isinstance(rival.module, Discriminators):
+        return {}
+    members = zip(rival.module.names, rival.module.members.values(), strict=True)
+    return {name: sum(weight.numel() for weight in member.parameters()) for name, member in members}
 
 
 def _parts(drawn: Sketch) -> dict[str, int]:

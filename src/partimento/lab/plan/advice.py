@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from partimento.config import DiaConfig
+from partimento.config import CodesConfig, DiaConfig
 from partimento.lab.plan.cost import MFU
 from partimento.lab.plan.memory import USABLE
 from partimento.tokens.findings import Finding
@@ -23,6 +23,7 @@ OVERSIZED = 0.5
 """Different codes for each parameter under which a model has more than enough room to learn all of them by heart."""
 EPOCHS_GOOD, EPOCHS_WORTHLESS = 4.0, 40.0
 """Repeats of data that are nearly as good as new data, and that add nothing (Muennighoff et al. 2023)."""
+LARGER = 10  # times the network
 LAUNCHES = 25  # kernels of a block in a forward and backward pass of compiled blocks, roughly, at some 5 microseconds
 LAUNCH_SECONDS = 5e-6
 
@@ -30,6 +31,7 @@ LAUNCH_SECONDS = 5e-6
 def advice(plan: Plan) -> list[Finding]:
     """By level, the worst first."""
     found = [*_shares(plan), *_memory(plan), *_capacity(plan), *_repeats(plan), *_schedule(plan), *_device(plan)]
+    found += _adversary(plan)
     return sorted(found, key=lambda one: ("bad", "warn", "note").index(one.level))
 
 
@@ -73,6 +75,8 @@ def _memory(plan: Plan) -> Iterator[Finding]:
 
 
 def _capacity(plan: Plan) -> Iterator[Finding]:
+    if not isinstance(plan.config, CodesConfig):
+        return  # what is learned is no list of codes
     different, seen = plan.codes_per_parameter, plan.seen_per_parameter
     if isinstance(plan.config, DiaConfig) and plan.config.model.weights:
         # How large the model is was decided by what it learned before.
@@ -119,7 +123,7 @@ def _repeats(plan: Plan) -> Iterator[Finding]:
             "epochs",
             f"the run hears its data {plan.epochs:.0f} times",
             f"beyond about {EPOCHS_WORTHLESS:g} times nothing new is learned from it, only the data itself",
-            "fewer train.steps, more music, guard.stop_overfit=3, or model.dropout=0.2",
+            f"fewer train.steps, more music, guard.stop_overfit=3{'' if plan.audio else ', or model.dropout=0.2'}",
         )
     elif plan.epochs > EPOCHS_GOOD:
         yield Finding(
@@ -152,6 +156,38 @@ def _schedule(plan: Plan) -> Iterator[Finding]:
             f"the only validation is the one at the end (every {train.valid_every} of {train.steps} steps)",
             "no best checkpoint can be chosen, and no early stop can happen",
             f"train.valid_every={max(1, train.steps // 10)}",
+        )
+
+
+def _adversary(plan: Plan) -> Iterator[Finding]:
+    """What two players need to get along, as far as figures tell it beforehand."""
+    if not plan.adversary or isinstance(plan.config, CodesConfig):
+        return
+    config, second = plan.config, sum(plan.adversary.values())
+    start = config.adversary.start or 0
+    if start >= config.train.steps:
+        yield Finding(
+            "bad",
+            "adversary",
+            f"the adversary begins in step {start:,}, and the run has {config.train.steps:,}",
+            "it never plays",
+            f"adversary.start={config.train.steps // 4}",
+        )
+    if second > LARGER * plan.trainable and config.train.device == "cpu":
+        yield Finding(
+            "warn",
+            "adversary",
+            f"the adversary has {second / 1e6:.1f} M parameters, {second / plan.trainable:.0f} times the network's",
+            "most of each step is spent on it",
+            "adversary.period_width=8 adversary.window_width=8, which take a sixteenth",
+        )
+    if config.train.precision == "bf16":
+        yield Finding(
+            "note",
+            "precision",
+            "two players in bf16",
+            "a wave that ends in bf16 products has been measured as worse by others (docs/ablation_gan.md)",
+            "train.precision=tf32 on a GPU",
         )
 
 

@@ -31,8 +31,11 @@ class Hours:
 
 def item_flops(drawn: Sketch) -> list[float]:
     """FLOPs of one item in every stage, forward and backward; what is recomputed is not counted."""
-    tokens = [stage.window // (drawn.rows if drawn.config.family == "codec" else 1) for stage in drawn.stages]
-    return [speed.flops_per_item(drawn.module, number, drawn.text) for number in tokens]
+    if drawn.sounding is not None:
+        starts = [stage.start for stage in drawn.stages]
+        ends = [*starts[1:], drawn.config.train.steps]
+        return [drawn.sounding.item_flops(stage, end) for stage, end in zip(drawn.stages, ends, strict=True)]
+    return [speed.flops_per_item(drawn.module, stage.window, drawn.text) for stage in drawn.stages]
 
 
 def optimizer_flops(claims: Sequence[Claim]) -> float:
@@ -48,10 +51,13 @@ def optimizer_flops(claims: Sequence[Claim]) -> float:
     return total
 
 
-def run_flops(drawn: Sketch, claims: Sequence[Claim]) -> float:
-    """FLOPs of the whole run."""
+def run_flops(drawn: Sketch, claims: Sequence[Claim], rivals: Sequence[Claim] = ()) -> float:
+    """FLOPs of the whole run, of both players."""
+    steps = drawn.config.train.steps
     model = sum(items * flops for items, flops in zip(stage_items(drawn), item_flops(drawn), strict=True))
-    return model + drawn.config.train.steps * optimizer_flops(claims)
+    second = drawn.sounding.rival if drawn.sounding is not None else None
+    played = 0 if second is None else sum(second.plays(step) for step in range(steps))
+    return model + steps * optimizer_flops(claims) + played * optimizer_flops(rivals)
 
 
 def stage_items(drawn: Sketch) -> list[int]:

@@ -31,11 +31,13 @@ class Memory:
     """weights in bfloat16 that autocast makes"""
     activations: int
     """with the logits, and the gradient of the largest tensor"""
+    adversary: int = 0
+    """weights, gradients and moments of the second player, which every device holds whole"""
 
     @property
     def fixed(self) -> int:
         """All that does not grow with the batch."""
-        return self.weights + self.gradients + self.moments + self.average + self.copies
+        return self.weights + self.gradients + self.moments + self.average + self.copies + self.adversary
 
     @property
     def total(self) -> int:
@@ -46,17 +48,23 @@ class Memory:
 
 
 def on_device(
-    module: nn.Module, claims: Sequence[Claim], config: Config, kept: Kept, batch: int, devices: int
+    module: nn.Module,
+    claims: Sequence[Claim],
+    config: Config,
+    kept: Kept,
+    batch: int,
+    devices: int,
+    rivals: Sequence[Claim] = (),
 ) -> Memory:
     """One of `devices` devices that share micro-batches of `batch` items.
 
     Every device holds everything (`train.parallel` "ddp"), or its share of weights, gradients, moments and average,
-    and beside it the largest of the parts that FSDP2 gathers, while it computes.
+    and beside it the largest of the parts that FSDP2 gathers, while it computes. `rivals` are the second player's.
     """
     weights = FLOAT * sum(parameter.numel() for parameter in module.parameters())
     weights += sum(buffer.numel() * buffer.element_size() for buffer in module.buffers())
     trained = FLOAT * sum(one.parameter.numel() for one in claims)
-    moments = FLOAT * sum(MOMENTS[one.optimizer] * one.parameter.numel() for one in claims)
+    moments = _moments(claims)
     average = _state(module) if config.optim.ema > 0 else 0
     sizes = _shards(module)
     shares = devices if config.train.parallel == "fsdp" else 1
@@ -69,7 +77,12 @@ def on_device(
         average=average // shares,
         copies=kept.copies if shares == 1 else kept.copies // len(sizes),
         activations=round(kept.activations(config.train.recompute) * items),
+        adversary=2 * FLOAT * sum(one.parameter.numel() for one in rivals) + _moments(rivals),
     )
+
+
+def _moments(claims: Sequence[Claim]) -> int:
+    return FLOAT * sum(MOMENTS[one.optimizer] * one.parameter.numel() for one in claims)
 
 
 def _shards(module: nn.Module) -> list[int]:
@@ -89,11 +102,10 @@ def largest_batch(memory: Memory, kept: Kept, recompute: str, room: float, devic
     return max(0, int(free // kept.activations(recompute))) * devices
 
 
-def checkpoint_bytes(module: nn.Module, claims: Sequence[Claim], config: Config) -> int:
-    """Trained weights, moments, average: what one checkpoint takes on the disk."""
-    state = _state(module)
-    moments = FLOAT * sum(MOMENTS[one.optimizer] * one.parameter.numel() for one in claims)
-    return state * (2 if config.optim.ema > 0 else 1) + moments
+def checkpoint_bytes(module: nn.Module, claims: Sequence[Claim], config: Config, rivals: Sequence[Claim] = ()) -> int:
+    """Trained weights, moments, average, and the second player's: what one checkpoint takes on the disk."""
+    rival = FLOAT * sum(one.parameter.numel() for one in rivals) + _moments(rivals)
+    return _state(module) * (2 if config.optim.ema > 0 else 1) + _moments(claims) + rival
 
 
 def disk_bytes(checkpoint: int, config: Config) -> int:

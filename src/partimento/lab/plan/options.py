@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from partimento.config import Config, DiaConfig
+from partimento.config import CodesConfig, Config, DiaConfig
 from partimento.lab.plan import cost
 from partimento.lab.plan.memory import Memory, largest_batch, on_device
 from partimento.lab.plan.sketch import Sketch, sketch
 from partimento.lab.plan.trace import Kept, trace
+from partimento.training import compiled
 from partimento.training.groups import claim
 
 SELECTIVE_TIME = 1.05  # norms, activations and rotations are computed again: they are limited by memory, not arithmetic
@@ -50,6 +51,8 @@ class Options:
 
     def kept(self, precision: str) -> Kept:
         kind = "bf16" if precision == "bf16" else "fp32"  # TF32 keeps what float32 keeps
+        if kind not in self._traced and self.drawn.sounding is not None:
+            self._traced[kind] = self.drawn.sounding.kept(self.stage, kind)
         if kind not in self._traced:
             inputs = self.drawn.inputs(self.stage)
             self._traced[kind] = trace(self.drawn.objective, inputs, self.stage.batch, kind)
@@ -62,12 +65,14 @@ class Options:
         plan, optim = config.train, config.optim
         if plan.precision != "bf16":
             found.append(self._with("train.precision=bf16", "train", {"precision": "bf16"}, BF16_TIME))
-        if plan.recompute == "none":
+        # Where there is an adversary, nearly all that is kept is its own, which is not computed again.
+        blocks = [] if self.drawn.rivals(config) else compiled.blocks(self.drawn.objective)
+        if plan.recompute == "none" and blocks:
             found.append(self._with("train.recompute=selective", "train", {"recompute": "selective"}, SELECTIVE_TIME))
-        if plan.recompute != "full":
+        if plan.recompute != "full" and blocks:
             now = SELECTIVE_TIME if plan.recompute == "selective" else 1.0
             found.append(self._with("train.recompute=full", "train", {"recompute": "full"}, FULL_TIME / now))
-        if self.devices > 1 and plan.parallel == "ddp":
+        if self.devices > 1 and plan.parallel == "ddp" and isinstance(config, CodesConfig):
             found.append(self._with("train.parallel=fsdp", "train", {"parallel": "fsdp"}, None))
         if optim.ema > 0:
             found.append(self._with("optim.ema=0", "optim", {"ema": 0.0}, 1.0))
@@ -95,7 +100,8 @@ class Options:
 
     def _option(self, settings: str, config: Config, devices: int, time: float | None) -> Option:
         kept, module = self.kept(config.train.precision), self.drawn.module
-        memory = on_device(module, claim(module, config.optim), config, kept, self.stage.batch, devices)
+        claims, rivals = claim(module, config.optim), self.drawn.rivals(config)
+        memory = on_device(module, claims, config, kept, self.stage.batch, devices, rivals)
         largest = None
         if self.room is not None:
             largest = largest_batch(memory, kept, config.train.recompute, self.room, devices)
@@ -104,7 +110,8 @@ class Options:
     def _muon_time(self) -> float:
         """The Newton-Schulz rounds against the model's own operations in a step."""
         config, module = self.drawn.config, self.drawn.module
-        claims = claim(module, config.optim.model_copy(update={"name": "muon"}))
+        muon = config.model_copy(update={"optim": config.optim.model_copy(update={"name": "muon"})})
+        claims = [*claim(module, muon.optim), *self.drawn.rivals(muon)]
         number = self.drawn.stages.index(self.stage)
         step = cost.item_flops(self.drawn)[number] * self.stage.batch * self.stage.accumulate / self.devices
         return 1 + cost.optimizer_flops(claims) / step

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,16 @@ from torch import Tensor, nn
 from partimento.audio import files
 from partimento.audio.containers import inspect
 from partimento.audio.declared import Fault
-from partimento.config import CodecConfig, CodesConfig, Config
+from partimento.config import CodecConfig, CodesConfig, Config, RestoreConfig, SoundConfig
 from partimento.tokens.text import TagWords
+from partimento.training import pairfiles
+from partimento.training.groups import Claim, claim
 from partimento.training.stages import Settings, stages
+
+if TYPE_CHECKING:
+    from partimento.lab.plan.sounding import Sounding
+    from partimento.training.task import Rival
+    from partimento.training.tasks.sound import SoundObjective
 
 LOOP_SECONDS = 8.0  # of the band, about
 TRAIN_SHARE = 0.85  # of recordings, by their hashed names
@@ -23,8 +30,8 @@ TRAIN_SHARE = 0.85  # of recordings, by their hashed names
 
 @dataclass(frozen=True)
 class Data:
-    """The train split after selection. `codes` are frames times codebooks (for a codec: those that it will make);
-    `slots` are the windows of an epoch, those of the first stage."""
+    """The train split after selection. `codes` are frames times codebooks (for a codec: those that it will make; a
+    restorer has none, and its frames are samples); `slots` are the windows of an epoch, those of the first stage."""
 
     clips: int
     frames: int
@@ -40,7 +47,7 @@ class Data:
 class Sketch:
     """`module` and `objective` have shapes and no contents where the family allows it. `inputs(stage)` is one
     micro-batch of a stage for the objective; `rows` of a window cover one frame, and `text` is the length of the texts
-    that are read beside it."""
+    that are read beside it. `sounding` is there for the families that make sound, whose second player it knows."""
 
     config: Config
     module: nn.Module
@@ -50,11 +57,19 @@ class Sketch:
     rows: int
     text: int
     inputs: Callable[[Settings], tuple[Tensor | None, ...]]
+    sounding: Sounding | None = None
+
+    def rivals(self, config: Config) -> list[Claim]:
+        """What the second player's optimizer claims, with the settings of `config`; [] where there is none."""
+        if self.sounding is None or isinstance(config, CodesConfig):
+            return []
+        rival = self.sounding.with_settings(config)
+        return [] if rival is None else claim(rival.module, rival.optim)
 
 
 def sketch(config: Config) -> Sketch:
-    """Raises what opening the data raises (PACK..., TAGS..., LICENCE..., SYS004, AUDIO...), and MODEL001."""
-    return _sound(config) if isinstance(config, CodecConfig) else _codes(config)
+    """Raises what opening the data raises (PACK..., TAGS..., LICENCE..., SYS004, AUDIO..., PAIRS003), and MODEL001."""
+    return _codes(config) if isinstance(config, CodesConfig) else _sound(config)
 
 
 def _codes(config: CodesConfig) -> Sketch:
@@ -89,33 +104,84 @@ def _codes(config: CodesConfig) -> Sketch:
     )
 
 
-def _sound(config: CodecConfig) -> Sketch:
-    """The recordings are counted by their headers, not decoded. The model is small, and made whole."""
-    from partimento.training.tasks.sound import SAMPLE_RATE, SoundObjective
-    from partimento.waveform.autoencoder import Autoencoder, AutoencoderConfig
+def _sound(config: SoundConfig) -> Sketch:
+    """The recordings are counted by their headers, not decoded. The networks are small, and made whole."""
+    from partimento.lab.plan.sounding import Sounding
+    from partimento.training.tasks.sound import DISTANCES
 
-    names = {field.name for field in dataclasses.fields(AutoencoderConfig)} & type(config.model).model_fields.keys()
-    network = AutoencoderConfig(**{name: getattr(config.model, name) for name in names})
     with torch.random.fork_rng(devices=[]):
-        module = Autoencoder(network)
-    found = [_seconds(path) for folder in config.data.folders for path in files.discover(Path(folder))]
-    seconds = TRAIN_SHARE * (sum(known for known in found if known is not None) + LOOP_SECONDS * config.data.band_loops)
-    frames = int(seconds * SAMPLE_RATE / network.hop)
-    data = Data(
-        clips=round(TRAIN_SHARE * (len(found) + config.data.band_loops)),
-        frames=frames,
-        codes=frames * network.codebooks,
-        hours=seconds / 3600,
-        slots=seconds * SAMPLE_RATE / config.data.crop,
-        codebooks=network.codebooks,
-        uncounted=found.count(None),
+        objective, rival = _codec(config) if isinstance(config, CodecConfig) else _restorer(config)
+    hop, books = (config.model.hop, config.model.codebooks) if isinstance(config, CodecConfig) else (1, 0)
+
+    def inputs(samples: int, items: int = 1) -> tuple[Tensor, ...]:
+        beside = torch.full((items,), books) if books else torch.zeros(items, samples)
+        return torch.zeros(items, samples), beside
+
+    return Sketch(
+        config,
+        objective.network,
+        objective.train(),
+        _heard(config),
+        stages(config),
+        hop,
+        0,
+        lambda stage: (*inputs(stage.window, stage.batch), torch.ones(len(DISTANCES)), None),
+        Sounding(config, objective, rival, inputs),
     )
 
-    def inputs(stage: Settings) -> tuple[Tensor, ...]:
-        books_B = torch.full((stage.batch,), network.codebooks)
-        return torch.zeros(stage.batch, stage.window), books_B, torch.tensor(1.0)
 
-    return Sketch(config, module, SoundObjective(module, config).train(), data, stages(config), network.hop, 0, inputs)
+def _codec(config: CodecConfig) -> tuple[SoundObjective, Rival | None]:
+    from partimento.training.tasks.codec import CodecObjective, network_config
+    from partimento.training.tasks.sound import judges, rival
+    from partimento.waveform.autoencoder import Autoencoder
+
+    module, discriminators = Autoencoder(network_config(config.model)), judges(config)
+    if config.model.freeze_codes:
+        kept = module.codes_state()
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(name not in kept)
+    objective = CodecObjective(module, config.model.sample_rate, config.loss, discriminators)
+    return objective, rival(config, objective, discriminators)
+
+
+def _restorer(config: RestoreConfig) -> tuple[SoundObjective, Rival | None]:
+    from partimento.training.tasks.restore import RestoreObjective, generator_config
+    from partimento.training.tasks.sound import judges, rival
+    from partimento.waveform.generators import make_generator
+
+    module, discriminators = make_generator(generator_config(config.model)), judges(config)
+    objective = RestoreObjective(module, config.data.sample_rate, config.loss, discriminators)
+    return objective, rival(config, objective, discriminators)
+
+
+def _heard(config: SoundConfig) -> Data:
+    """What of the recordings is trained on, about."""
+    rate = sample_rate(config)
+    if isinstance(config, RestoreConfig) and config.data.pairs is not None:
+        _, rows, _ = pairfiles.read(Path(config.data.pairs))
+        samples = {row.recording: row.samples for row in rows if row.split == "train"}
+        seconds, clips, uncounted = sum(samples.values()) / rate, len(samples), 0
+    else:
+        lengths = [_seconds(path) for folder in config.data.folders for path in files.discover(Path(folder))]
+        known = sum(length for length in lengths if length is not None)
+        seconds = TRAIN_SHARE * (known + LOOP_SECONDS * config.data.band_loops)
+        clips, uncounted = round(TRAIN_SHARE * (len(lengths) + config.data.band_loops)), lengths.count(None)
+    rows_, books = (config.model.hop, config.model.codebooks) if isinstance(config, CodecConfig) else (1, 0)
+    frames = int(seconds * rate / rows_)
+    return Data(
+        clips=clips,
+        frames=frames,
+        codes=frames * books,
+        hours=seconds / 3600,
+        slots=seconds * rate / config.data.crop,
+        codebooks=books,
+        uncounted=uncounted,
+    )
+
+
+def sample_rate(config: SoundConfig) -> int:
+    """Of the network."""
+    return config.model.sample_rate if isinstance(config, CodecConfig) else config.data.sample_rate
 
 
 def _seconds(path: Path) -> float | None:

@@ -13,7 +13,7 @@ def sections(plan: Plan) -> list[tuple[str, list[str], list[list[Any]]]]:
     return [
         ("model", ["part", "parameters", "share"], _model(plan)),
         ("data", ["", ""], _data(plan)),
-        *([("stages", ["from step", "window", "batch", "accumulate", "rate"], _stages(plan))] if _staged(plan) else []),
+        *([("stages", _stage_head(plan), _stages(plan))] if _staged(plan) else []),
         (
             "optimizers",
             ["group", "optimizer", "tensors", "parameters", "peak rate", "decay", "such as"],
@@ -48,28 +48,55 @@ def _staged(plan: Plan) -> bool:
 def _model(plan: Plan) -> list[list[Any]]:
     rows = [[part, number(n), f"{100 * n / plan.parameters:.0f} %"] for part, n in plan.parts.items()]
     frozen = f", {number(plan.frozen)} frozen" if plan.frozen else ""
-    return [*rows, ["all", number(plan.parameters), f"{number(plan.trainable)} trainable{frozen}"]]
+    rows.append(["all", number(plan.parameters), f"{number(plan.trainable)} trainable{frozen}"])
+    second = sum(plan.adversary.values())
+    rows += [[f"adversary: {name}", number(n), f"{100 * n / second:.0f} %"] for name, n in plan.adversary.items()]
+    return [*rows, ["adversary", number(second), "all trainable"]] if second else rows
 
 
 def _data(plan: Plan) -> list[list[Any]]:
     data = plan.data
-    rows = [
-        [
-            "train split",
-            f"{data.clips:,} clips, {data.hours:,.2f} h, {data.frames:,} frames, {number(data.codes)} codes",
-        ],
-        ["different codes a parameter", f"{plan.codes_per_parameter:.3g}"],
-        ["the run draws", f"{plan.seen_items:,} windows, {number(plan.seen_codes)} codes"],
-        ["codes seen a parameter", f"{plan.seen_per_parameter:.3g}"],
-        ["hears the data", f"{plan.epochs:.2f} times"],
-    ]
+    if plan.audio:
+        rows = _sound(plan)
+    else:
+        rows = [
+            [
+                "train split",
+                f"{data.clips:,} clips, {data.hours:,.2f} h, {data.frames:,} frames, {number(data.codes)} codes",
+            ],
+            ["different codes a parameter", f"{plan.codes_per_parameter:.3g}"],
+            ["the run draws", f"{plan.seen_items:,} windows, {number(plan.seen_codes)} codes"],
+            ["codes seen a parameter", f"{plan.seen_per_parameter:.3g}"],
+        ]
+    rows.append(["hears the data", f"{plan.epochs:.2f} times"])
     if data.uncounted:
         rows.append(["not counted", f"{data.uncounted} files whose header does not tell their length"])
     return rows
 
 
+def _sound(plan: Plan) -> list[list[Any]]:
+    """Length and number of the crops are one budget: the same seconds a step cost the same."""
+    stage, data = plan.stages[0], plan.data
+    items = stage.batch * stage.accumulate
+    rows = [
+        ["train split", f"{data.clips:,} recordings, {duration(data.hours)}"],
+        ["the run draws", f"{plan.seen_items:,} crops, {duration(plan.epochs * data.hours)} of sound"],
+        ["one step hears", f"{plan.audio[0]:.3g} s: {items} crops of {plan.audio[0] / items:.3g} s"],
+    ]
+    if stage.batch >= 4 * plan.devices:
+        longer = f"optim.batch={stage.batch // 4} data.crop={4 * stage.window}"
+        rows.append(["the same, with a longer context", longer])
+    return rows
+
+
+def _stage_head(plan: Plan) -> list[str]:
+    head = ["from step", "crop" if plan.audio else "window", "batch", "accumulate", "rate"]
+    return [*head, "audio a step"] if plan.audio else head
+
+
 def _stages(plan: Plan) -> list[list[Any]]:
-    return [[s.start, s.window, s.batch, s.accumulate, f"x {s.lr:g}"] for s in plan.stages]
+    rows = [[s.start, s.window, s.batch, s.accumulate, f"x {s.lr:g}"] for s in plan.stages]
+    return [[*row, f"{seconds:.3g} s"] for row, seconds in zip(rows, plan.audio, strict=True)] if plan.audio else rows
 
 
 def _memory(plan: Plan) -> list[list[Any]]:
@@ -80,6 +107,7 @@ def _memory(plan: Plan) -> list[list[Any]]:
         ["moments", size(memory.moments)],
         ["average (EMA)", size(memory.average)],
         ["weights in bf16", size(memory.copies)],
+        ["adversary, with its gradients and moments", size(memory.adversary)],
         [f"activations, batch {-(-plan.batch // plan.devices)}", size(memory.activations)],
         ["all", size(memory.total)],
     ]

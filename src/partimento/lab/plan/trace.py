@@ -8,7 +8,7 @@ and under bf16 the inputs of matrix products are cast as autocast casts them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,7 +37,7 @@ class Kept:
                copy of a weight that is trained; that of a frozen one stays where a gradient must pass it
     """
 
-    items: int
+    items: float
     blocks: int = 0
     block: int = 0
     inputs: int = 0
@@ -139,18 +139,30 @@ def _storage(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def trace(objective: nn.Module, inputs: tuple[Tensor | None, ...], items: int, precision: str) -> Kept:
-    """What `objective(*inputs)`, in training, keeps for its backward pass. `items` is how many items the inputs hold.
+def trace(
+    objective: nn.Module,
+    inputs: tuple[Tensor | None, ...],
+    items: float,
+    precision: str,
+    *,
+    beside: Sequence[nn.Module] = (),
+    backward: bool = False,
+) -> Kept:
+    """What `objective(*inputs)`, in training, keeps for its backward pass. `items` is how many items the inputs hold
+    (a part of one, where they are shorter).
 
-    On the meta device nothing is computed; on a CPU it is, with the same answer.
+    On the meta device nothing is computed; on a CPU it is, with the same answer. There the `backward` pass can be made,
+    too, for who counts operations. `beside` are modules whose weights it uses that are not its own.
     """
     kept = Kept(items)
-    state = [*objective.parameters(), *objective.buffers()]
+    state = [tensor for module in (objective, *beside) for tensor in (*module.parameters(), *module.buffers())]
     tracer = _Tracer(kept, {_storage(tensor) for tensor in state})
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
     hooks = torch.autograd.graph.saved_tensors_hooks(tracer.keep, lambda tensor: tensor)
     with _watched(objective, tracer), hooks, tracer, autocast, torch.random.fork_rng(devices=[]):
-        objective(*inputs)
+        total, _ = objective(*inputs)
+    if backward:
+        total.backward()
     if tracer.fused is not None and inputs[0] is not None and inputs[0].is_meta:
         _fuse_head(tracer, tracer.fused, inputs[0])
     kept.blocks = sum(tracer.per_block.values())

@@ -12,7 +12,7 @@ from pathlib import Path
 from partimento.config import Config
 from partimento.errors import PartimentoError
 from partimento.lab.overfit import OverfitResult, overfit
-from partimento.lab.preflight import condition, data, grids, learning, machine, model, sight
+from partimento.lab.preflight import condition, data, grids, learning, machine, model, sight, sound
 from partimento.lab.preflight.bench import Bench
 from partimento.lab.preflight.check import Check, failed, skipped
 from partimento.progress import Progress, Quiet
@@ -32,6 +32,8 @@ CHECKS: dict[str, Callable[[Bench], Check]] = {
     "crops": grids.crops_spread,
     "ends": grids.ends_true,
     "silence": data.silence_share,
+    "length": sound.crops_long,
+    "delay": sound.pairs_in_time,
     "words": condition.words_fit,
     "dropping": condition.dropped_by_item,
     "guidance": condition.null_learned,
@@ -45,6 +47,8 @@ CHECKS: dict[str, Callable[[Bench], Check]] = {
     "text": sight.text_is_read,
     "cache": sight.cache_agrees,
     "null condition": condition.null_is_one,
+    "identity": sound.begins_as_identity,
+    "players": sound.players_apart,
     "optimizer": learning.claimed_once,
     "gradients": learning.gradients_reach,
     "types": learning.types_kept,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from partimento.config import Config, DiaConfig
+from partimento.config import Config, RvqConfig
 from partimento.keyed import key
 from partimento.models.decoder import CodeDecoder
 from partimento.runs.run import Run
@@ -95,7 +95,7 @@ class Bench:
     @property
     def weights(self) -> str | None:
         """The folder of weights that the training starts from; None from scratch."""
-        return self.config.model.weights if isinstance(self.config, DiaConfig) else None
+        return None if isinstance(self.config, RvqConfig) else self.config.model.weights
 
     def loss(self, batch: Any) -> Tensor:
         """Mean over the valid tokens, with its graph, as the engine computes it."""

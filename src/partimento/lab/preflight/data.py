@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from partimento.codecs.codec import open_like
-from partimento.config import CodecConfig
+from partimento.config import SoundConfig
 from partimento.errors import PartimentoError
 from partimento.keyed import permute_many
 from partimento.lab.preflight.bench import Bench
 from partimento.lab.preflight.check import Check, failed, passed, skipped, some, warned
+from partimento.lab.preflight.sound import crops_heard, recordings_apart
 from partimento.tokens.clipwise import Runs
 from partimento.tokens.clipwise import read as read_clips
 from partimento.tokens.draw import Draw
@@ -26,7 +27,7 @@ PADDING_SHARE = 0.5
 
 def pack_whole(bench: Bench) -> Check:
     """The pack is whole: its table, its edits, and the size and header of every shard."""
-    if isinstance(bench.config, CodecConfig):
+    if isinstance(bench.config, SoundConfig):
         return skipped("pack", "this family reads recordings")
     pack = Pack.open(bench.config.data.pack, verify="quick")
     clips, hours = len(pack.clips), pack.spec.seconds(int(pack.clips.frames.sum())) / 3600
@@ -37,7 +38,7 @@ def splits_apart(bench: Bench) -> Check:
     """No source, no file and (in a pack of a few hours) no passage stands on both sides of the split."""
     task = bench.codes
     if task is None:
-        return skipped("splits", "recordings are held out by the hash of their names")
+        return recordings_apart(bench)
     pack = task.pack
     sides = pack.clips.split_codes
     for what, column in (("source", pack.clips.source), ("file (equal sha256)", pack.clips.sha256)):
@@ -105,8 +106,8 @@ def same_run(bench: Bench) -> Check:
 def demos_open(bench: Bench) -> Check:
     """The codec that plays the demos opens, and the model can be told their prompts."""
     demo, task = bench.config.demo, bench.codes
-    if task is None or isinstance(bench.config, CodecConfig):
-        return skipped("demos", "this family is its own codec")
+    if task is None or isinstance(bench.config, SoundConfig):
+        return skipped("demos", "this family makes sound itself")
     if not demo.temperatures:
         return skipped("demos", "switched off (demo.temperatures = [])")
     try:
@@ -123,7 +124,7 @@ def silence_share(bench: Bench) -> Check:
     """Most of what is learned is not silence (frames that stand still)."""
     task = bench.codes
     if task is None:
-        return skipped("silence", "looked for in packs")
+        return crops_heard(bench)
     pack, clips = task.pack, np.asarray(task.train.clips, dtype=np.int64)
     clips = clips[permute_many(np.arange(len(clips)), len(clips), "preflight")]
     clips = clips[: max(1, int(np.searchsorted(np.cumsum(pack.clips.frames[clips]), READ_FRAMES)))]

@@ -6,7 +6,9 @@ import torch
 
 from partimento.lab.preflight.bench import PROBE_STEPS, Bench
 from partimento.lab.preflight.check import Check, failed, passed, skipped, some
+from partimento.lab.preflight.sound import awake
 from partimento.training import audit
+from partimento.training.tasks.sound import SoundTask
 
 GRADIENT_BATCHES = 8
 BLOWN_UP = 1.2  # times the initial loss
@@ -33,6 +35,13 @@ def claimed_once(bench: Bench) -> Check:
 
 def gradients_reach(bench: Bench) -> Check:
     """Every trainable parameter gets a finite gradient that is not zero, and a frozen one gets none."""
+    if isinstance(bench.task, SoundTask):
+        with awake(bench.task.objective.network):
+            return _reached(bench)
+    return _reached(bench)
+
+
+def _reached(bench: Bench) -> Check:
     task = bench.task
     parameters = dict(task.module.named_parameters())
     frozen = {name for name, weight in parameters.items() if not weight.requires_grad}

@@ -13,6 +13,7 @@ from partimento.lab.plan.memory import checkpoint_bytes, disk_bytes
 from partimento.lab.preflight.bench import Bench
 from partimento.lab.preflight.check import Check, failed, passed, warned
 from partimento.training import devices
+from partimento.training.groups import claim
 
 SPARE_DISK = 200_000_000  # bytes beside the checkpoints: demos, events, report
 
@@ -41,7 +42,9 @@ def disk_writable(bench: Bench) -> Check:
         with tempfile.TemporaryDirectory(prefix="preflight", suffix=commit.TMP, dir=bench.runs) as folder:
             commit.data(Path(folder) / "probe", b"x" * 4096)
     free = shutil.disk_usage(bench.runs).free
-    one = checkpoint_bytes(bench.task.module, bench.optimizer.claims, bench.config)
+    rival = bench.task.rival
+    rivals = [] if rival is None else claim(rival.module, rival.optim)
+    one = checkpoint_bytes(bench.task.module, bench.optimizer.claims, bench.config, rivals)
     need = SPARE_DISK + disk_bytes(one, bench.config)
     found = (
         f"{free / 1e9:.1f} GB free in {bench.runs}, about {need / 1e9:.2f} GB needed, {one / 1e6:.0f} MB a checkpoint"

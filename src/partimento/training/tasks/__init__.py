@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from partimento.config import CodecConfig, Config, DiaConfig, RvqConfig
+from partimento.config import CodecConfig, Config, DiaConfig, RestoreConfig, RvqConfig
 from partimento.training.task import Task
 
 
@@ -16,6 +16,10 @@ def make_task(config: Config, device: torch.device, rank: int = 0, world: int = 
 
             return CodesTask(config, device, rank, world)
         case CodecConfig():
-            from partimento.training.tasks.sound import SoundTask
+            from partimento.training.tasks.codec import CodecTask
 
-            return SoundTask(config, device, rank, world)
+            return CodecTask(config, device, rank, world)
+        case RestoreConfig():
+            from partimento.training.tasks.restore import RestoreTask
+
+            return RestoreTask(config, device, rank, world)

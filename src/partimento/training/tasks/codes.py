@@ -29,8 +29,8 @@ from partimento.training.demos import Demos, prompts
 from partimento.training.feed import send
 from partimento.training.objective import CodesObjective, decoder_of
 from partimento.training.player import Player
-from partimento.training.stages import Settings, settings_at, stages
-from partimento.training.task import Sums, Total, Using, alone
+from partimento.training.stages import Settings, check_shares, settings_at, stages
+from partimento.training.task import Rival, Sums, Total, Using, alone
 
 MOST_TEXTS = 100_000  # that are looked through for too long ones
 
@@ -44,11 +44,12 @@ class CodesTask:
     """
 
     score = "bits_per_second"
+    rival: Rival | None = None
 
     def __init__(self, config: RvqConfig | DiaConfig, device: torch.device, rank: int = 0, world: int = 1) -> None:
         self.config, self.device, self.rank, self.world = config, device, rank, world
         self.stages = stages(config)
-        _check_shares(self.stages, world)
+        check_shares(self.stages, world)
         self.pack = Pack.open(config.data.pack, corrupt_budget=config.data.corrupt_budget)
         spec = self.pack.spec
         self.window = max(stage.window for stage in self.stages)
@@ -219,7 +220,7 @@ class CodesTask:
             found["corrupt_clips"] = len(self.train.corrupt)
         return found
 
-    def after_step(self, step: int, bad: Tensor, sums: Sums) -> None:
+    def after_step(self, step: int, bad: Tensor, sums: Sums, total: Total = alone) -> None:
         self.balance.update(sums["ce_K"], sums["count_K"], bad)
 
     def memory(self) -> dict[str, Tensor]:
@@ -263,18 +264,6 @@ class CodesTask:
         part = slice(self.rank * size // self.world, (self.rank + 1) * size // self.world)
         words_B = [*batch.words_B, *[NO_WORDS] * missing][part]
         return Batch(grid_BSK[part], tags_BG[part], keep_B[part], batch.items[part], words_B)
-
-
-def _check_shares(stages: Sequence[Settings], world: int) -> None:
-    for stage in stages:
-        if stage.batch % world:
-            raise PartimentoError(
-                "TRAIN056",
-                f"a batch of {stage.batch} cannot be shared equally by {world} devices",
-                where=f"the stage from step {stage.start} on",
-                why="optim.batch counts the items of one micro-batch over all devices",
-                next=f"set optim.batch to a multiple of {world}, e.g. {-(-stage.batch // world) * world}",
-            )
 
 
 def selection_of(config: RvqConfig | DiaConfig) -> Selection | None:

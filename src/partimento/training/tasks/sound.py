@@ -1,223 +1,291 @@
-"""The `codec` family: learn to code sound. Crops in, codes in the middle, the distance of what comes out as loss."""
+"""What the families that make sound share: the sum of distances, the adversary, and who draws which items.
+
+    inputs -> network -> made [B, N] -> distances to the target, each with its gradient at the wave
+                                     -> the adversary's opinion of it, once that plays
+    gradient at the wave = their weighted (or balanced) sum -> backward through the network, once
+
+So every part tells how hard it pulls, and no gradient of these parts ever reaches the adversary's weights.
+"""
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from partimento import commit
-from partimento.audio import files
-from partimento.audio.spectra import mel7, si_sdr
-from partimento.codecs.measure import usage
-from partimento.config import CodecConfig
+from partimento.config import SoundConfig, SoundLoss, SoundOptim
 from partimento.errors import PartimentoError
-from partimento.keyed import numpy_rng, permute, torch_generator
-from partimento.runs.checkpoint import step_name
 from partimento.training.feed import send
-from partimento.training.stages import settings_at, stages
-from partimento.training.task import Sums, Total, Using, alone
-from partimento.training.tasks.crops import Crops, Recording, gather
-from partimento.waveform.autoencoder import Autoencoder, AutoencoderConfig
-from partimento.waveform.losses import codec_loss
+from partimento.training.stages import check_shares, settings_at, stages
+from partimento.training.task import Rival, Sums, Total, alone
+from partimento.waveform.adversarial import accuracy, discriminator_loss, feature_loss, generator_loss, mean_scores
+from partimento.waveform.discriminators import AdversaryConfig, Discriminators, audible
+from partimento.waveform.losses import combine, distances, pull, ramp
 
-SAMPLE_RATE = 44100
-BOOK_DECAY = 0.99
-DEAD_BELOW = 0.03  # of the uniform share
-START_ROWS = 6  # latents for each code in the k-means that starts the books
-STATISTICS_CROPS = 160
-EXCERPT_SECONDS = 6.0
-DEMO_RECORDINGS = 4
+DISTANCES = ("mel", "stft", "wave", "si_sdr")
+OPINIONS = ("adversarial", "features")
+NOT_MEANS = ("tokens", "loss", "norm", "steps")  # of the sums
+# Of the running gradient norms by which `loss.balance` divides. A longer memory would lag behind an adversary that
+# begins, whose gradients grow within some tens of steps.
+NORM_DECAY = 0.95
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Crops [B, N], how many codebooks each is given [B], and which micro-batch of which step this is."""
+class Made:
+    """What the network made of a batch [B, N], what it should be [B, N], and a loss within the network (0-D, a mean
+    over the items), already weighted."""
 
     wave_BN: Tensor
-    books_B: Tensor
-    step: int
-    micro: int
+    target_BN: Tensor
+    inner: Tensor
+    inner_figures: Mapping[str, Tensor]
 
 
 class SoundObjective(nn.Module):
-    """The autoencoder and the distance of what it makes: (sum over the crops, sums)."""
+    """The network and what its waves are judged by: (sum over the items, sums).
 
-    def __init__(self, autoencoder: Autoencoder, config: CodecConfig) -> None:
+    `forward(*given, weights_P, norms_P)`: what `make` takes; the weights of DISTANCES, and of OPINIONS where the
+    adversary plays; and their running gradient norms, of which a zero is not known yet (None: weights are factors).
+    """
+
+    def __init__(self, network: nn.Module, sample_rate: int, loss: SoundLoss, judges: Discriminators | None) -> None:
         super().__init__()
-        self.autoencoder = autoencoder
-        self.commit_weight = config.model.commit_weight
+        self.network = network
+        self.sample_rate = sample_rate
+        self.wanted = [name for name in DISTANCES if np.any(np.asarray(getattr(loss, name)) > 0)]
+        self.judged = judges is not None
+        # Not a submodule: its weights are the other player's, and this one's optimizer must not claim them.
+        self._judges = [judges]
+        self.kept: Made | None = None
 
-    def forward(self, wave_BN: Tensor, books_B: Tensor, wave_weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        made = self.autoencoder(wave_BN, books_B)
-        with torch.autocast(wave_BN.device.type, enabled=False):
-            parts = codec_loss(
-                made.wave_BN,
-                wave_BN,
-                made.commitment,
-                SAMPLE_RATE,
-                wave_weight=wave_weight,
-                commit_weight=self.commit_weight,
-            )
-        items = torch.full_like(parts.commitment.detach(), len(wave_BN))
-        return parts.total_B.sum(), {
-            "tokens": items,
-            "mel7": parts.mel7_B.detach().sum(),
-            "wave_l1": parts.wave_l1_B.detach().sum(),
-            "commitment": parts.commitment.detach() * items,
+    def make(self, *given: Tensor | None) -> Made:
+        """What the network makes of a batch, with gradients."""
+        raise NotImplementedError
+
+    def forward(self, *inputs: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        *given, weights_P, norms_P = inputs
+        assert weights_P is not None
+        made, self.kept = self.kept or self.make(*given), None
+        with torch.autocast(made.wave_BN.device.type, enabled=False):
+            parts = distances(made.wave_BN, made.target_BN, self.sample_rate, self.wanted)
+        if len(weights_P) > len(DISTANCES):
+            parts |= self._opinions(made)
+        names = list(DISTANCES + OPINIONS)
+        weights = {name: weights_P[names.index(name)] for name in parts}
+        values = {name: part_B.sum() for name, part_B in parts.items()}
+        items = values["mel" if "mel" in values else next(iter(values))].new_tensor(float(len(made.wave_BN)))
+        total = torch.stack([weights[name] * values[name] for name in values]).sum()
+        sums = {"tokens": items, **{name: value.detach() for name, value in values.items()}}
+        if made.wave_BN.requires_grad:
+            total, pulls = _through_the_wave(made.wave_BN, values, weights, total, norms_P, names)
+            sums |= {f"pull_{name}": norm * items for name, norm in pulls.items()}
+        zero = torch.zeros_like(items)  # the log has one layout, whether the adversary plays already or not
+        for name in OPINIONS if self.judged else ():
+            sums.setdefault(name, zero)
+            sums.setdefault(f"pull_{name}", zero)
+        sums |= {name: value.detach() * items for name, value in made.inner_figures.items()}
+        return total + made.inner * items, sums
+
+    def _opinions(self, made: Made) -> dict[str, Tensor]:
+        judges = self._judges[0]
+        assert judges is not None
+        with torch.no_grad():
+            real = judges(made.target_BN)
+        fake = judges(made.wave_BN)
+        heard_B = audible(made.target_BN) & audible(made.wave_BN)
+        return {
+            "adversarial": generator_loss(fake) * heard_B,
+            "features": feature_loss(real, fake) * heard_B,
         }
+
+
+def _through_the_wave(
+    wave_BN: Tensor,
+    values: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    total: Tensor,
+    norms_P: Tensor | None,
+    names: Sequence[str],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A scalar with the value of `total` whose gradient at the wave is the combined one, and how hard each part pulls:
+    the mean over the items of its weighted gradient's norm."""
+    norms = None if norms_P is None else {name: norms_P[names.index(name)] for name in values}
+    gradient_BN, found = combine(pull(values, wave_BN), weights, norms)
+    through = (wave_BN * gradient_BN).sum()
+    return total.detach() + through - through.detach(), {name: weights[name] * found[name] for name in found}
+
+
+class RivalObjective(nn.Module):
+    """The adversary's side: what was made against what is real, (sum over the items, sums).
+
+    Where one pass makes the whole step on one device, the waves are made once, and kept for the other player, whose
+    weights do not move in between; else they are made twice.
+    """
+
+    def __init__(self, discriminators: Discriminators, objective: SoundObjective, keeps: bool) -> None:
+        super().__init__()
+        self.discriminators = discriminators
+        self._objective = [objective]
+        self.keeps = keeps
+
+    def forward(self, *inputs: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        objective = self._objective[0]
+        made = self._made(objective, inputs[:-2])
+        real, fake = self.discriminators(made.target_BN), self.discriminators(made.wave_BN.detach())
+        heard_B = (audible(made.target_BN) & audible(made.wave_BN)).float()
+        loss_B = discriminator_loss(real, fake) * heard_B
+        real_SB, fake_SB = mean_scores(real).detach(), mean_scores(fake).detach()
+        right = accuracy(real_SB, fake_SB)
+        items = loss_B.new_tensor(float(len(loss_B)))
+        return loss_B.sum(), {
+            "tokens": items,
+            "heard": heard_B.sum(),
+            "score_real_S": (real_SB * heard_B).sum(1),
+            "score_fake_S": (fake_SB * heard_B).sum(1),
+            "accuracy_real": (right.real_B * heard_B).sum(),
+            "accuracy_fake": (right.fake_B * heard_B).sum(),
+        }
+
+    def _made(self, objective: SoundObjective, given: Sequence[Tensor | None]) -> Made:
+        if self.keeps:
+            objective.kept = objective.make(*given)
+            return objective.kept
+        training = objective.network.training
+        objective.network.eval()  # the codec takes notes of what it codes in training, and would take them twice
+        with torch.no_grad():
+            made = objective.make(*given)
+        objective.network.train(training)
+        return made
+
+    @staticmethod
+    def figures(sums: Mapping[str, Any]) -> dict[str, Any]:
+        """Means over the items that were not silent."""
+        heard = max(sums["heard"], 1.0)
+        names = ("accuracy_real", "accuracy_fake")
+        scores = ("score_real_S", "score_fake_S")
+        return {
+            **{name: sums[name] / heard for name in names},
+            **{name: [value / heard for value in sums[name]] for name in scores},
+        }
+
+
+def judges(config: SoundConfig) -> Discriminators | None:
+    """The adversary that the configuration describes, if it ever plays. Raises TRAIN060 (crops too short for it)."""
+    if config.adversary.start is None:
+        return None
+    wanted = config.adversary
+    found = Discriminators(
+        AdversaryConfig(
+            tuple(wanted.periods),
+            wanted.period_width,
+            tuple(wanted.windows),
+            wanted.window_width,
+            tuple(wanted.rates),
+            wanted.rate_width,
+        )
+    )
+    for stage in stages(config):
+        if stage.window < found.shortest:
+            raise PartimentoError(
+                "TRAIN060",
+                f"a crop of {stage.window} samples is too short for the adversary, which sees {found.shortest} or more",
+                where=f"the stage from step {stage.start} on",
+                why="its largest window has to be filled, and mirrored at both ends",
+                next=f"data.crop={found.shortest}, or smaller adversary.windows",
+            )
+    return found
+
+
+def rival(config: SoundConfig, objective: SoundObjective, discriminators: Discriminators | None) -> Rival | None:
+    """The second player of a sound task; what it is not given, it has from the generator."""
+    if discriminators is None or config.adversary.start is None:
+        return None
+    wanted = config.adversary
+    given: dict[str, Any] = {
+        "name": wanted.optimizer,
+        "lr": wanted.lr,
+        "muon_lr": wanted.muon_lr,
+        "betas": wanted.betas,
+    }
+    given |= {"weight_decay": wanted.weight_decay, "clip": wanted.clip, "groups": [], "ema": 0.0, "adagc": False}
+    update = {name: value for name, value in given.items() if value is not None}
+    optim: SoundOptim = config.optim.model_copy(update=update)
+    once = config.optim.accumulate == 1 and all(stage.accumulate in (None, 1) for stage in config.train.stages)
+    keeps = once and not config.train.cuda_graphs
+    player = RivalObjective(discriminators, objective, keeps)
+    return Rival(discriminators, player, optim, wanted.start or 0, wanted.every, RivalObjective.figures)
 
 
 class SoundTask:
-    """One side of `training.task.Task`; everything is drawn by (seed, step, micro, item). Raises TRAIN055 (ranks)."""
+    """What the tasks of both families do alike. Everything is drawn by (seed, step, micro, item)."""
 
     score = "mel7"
 
-    def __init__(self, config: CodecConfig, device: torch.device, rank: int = 0, world: int = 1) -> None:
-        if world > 1:
+    def __init__(self, config: SoundConfig, device: torch.device, rank: int, world: int, sample_rate: int) -> None:
+        if world > 1 and config.train.parallel == "fsdp":
             raise PartimentoError(
                 "TRAIN055",
-                f"the family {config.family!r} trains on one device, not on {world}",
-                why="its codebooks move by the statistics of whole batches, which are not gathered over devices",
-                next="leave --nproc away",
+                f"the family {config.family!r} does not train with its weights in shares",
+                why="its networks are small and there may be two of them; every device holds them whole",
+                next="train.parallel=ddp",
             )
-        self.config = config
-        self.device = device
+        check_shares(stages(config), world)
+        self.settings = config
+        self.device, self.rank, self.world = device, rank, world
+        self.sample_rate = sample_rate
         self.seed = config.train.seed
-        model = config.model
-        network = AutoencoderConfig(
-            width=model.width,
-            expansion=model.expansion,
-            encoder_layers=model.encoder_layers,
-            decoder_layers=model.decoder_layers,
-            latent=model.latent,
-            codebooks=model.codebooks,
-            cardinality=model.cardinality,
-        )
-        self.module = Autoencoder(network)
-        self.objective = SoundObjective(self.module, config)
-        self.sound = gather(config.data, SAMPLE_RATE)
-        self.crops = [Crops(self.sound.train, stage.window, config.data.band_share) for stage in stages(config)]
-        self.identity: dict[str, Any] = dict(self.sound.identity())
         self.history: list[dict[str, Any]] = []
         self.notes: list[str] = []
-        self.description: dict[str, Any] = {"network": network.to_json(), "sample_rate": SAMPLE_RATE}
-        self._restarts = 0
+        self._norms = {name: torch.zeros((), device=device) for name in DISTANCES + OPINIONS}
 
-    def start(self) -> None:
-        """Statistics of the spectra, from crops that no step uses."""
-        self.module.set_statistics(self._crops("statistics", STATISTICS_CROPS))
+    objective: SoundObjective
+    rival: Rival | None
 
-    def batch(self, step: int, micro: int, attempt: int = 0) -> Batch:
-        stage, books = settings_at(self.config, step), self.config.model.codebooks
-        size, crops = stage.batch, self.crops[stage.number]
-        parts = (self.seed, step, micro) if attempt == 0 else (self.seed, step, micro, "attempt", attempt)
-        waves = [crops.draw(*parts, item) for item in range(size)]
-        rng = numpy_rng("books", *parts)
-        # A Bernoulli mask for each item; DAC's first-items rule would leave the last items of every batch whole.
-        drawn = np.where(rng.random(size) < self.config.model.book_dropout, rng.integers(1, books + 1, size), books)
-        return Batch(torch.from_numpy(np.stack(waves)), torch.from_numpy(drawn), step, micro)
+    def start(self) -> None: ...
 
-    def inputs(self, batch: Batch) -> tuple[Tensor | None, ...]:
-        if batch.micro == 0:
-            self.module.quantizer.forget()  # what a skipped step noted
-        weight = torch.tensor(self._wave_weight(batch.step))
-        return tuple(send(tensor, self.device) for tensor in (batch.wave_BN, batch.books_B, weight))
+    def items(self, step: int) -> range:
+        """This rank's items of the micro-batches of a step: the same ones in all, however many ranks there are."""
+        share = settings_at(self.settings, step).batch // self.world
+        return range(self.rank * share, (self.rank + 1) * share)
 
-    def count(self, batch: Batch) -> float:
-        return float(len(batch.wave_BN))
+    def parts(self, step: int, micro: int, attempt: int) -> tuple[int | str, ...]:
+        """The key of a micro-batch."""
+        return (self.seed, step, micro) if attempt == 0 else (self.seed, step, micro, "attempt", attempt)
 
-    def positions(self, window: int) -> int:
-        return window // self.module.config.hop
-
-    def frames(self, window: int) -> float:
-        return window / self.module.config.hop
+    def weighted(self, step: int) -> tuple[Tensor | None, Tensor | None]:
+        """(weights_P, norms_P) of the objective at a step."""
+        loss = self.settings.loss
+        progress = step / max(1, self.settings.train.steps - 1)
+        weights = [ramp(getattr(loss, name), progress) for name in DISTANCES]
+        heard = self.rival.ramp(step) if self.rival is not None else 0.0
+        if heard > 0:
+            weights += [heard * loss.adversarial, heard * loss.features]
+        norms_P = torch.stack(list(self._norms.values())) if loss.balance else None
+        return send(torch.tensor(weights, dtype=torch.float32), self.device), norms_P
 
     def figures(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-        found = {name: sums[name] / sums["tokens"] for name in ("mel7", "wave_l1", "commitment")}
-        return {**found, "restarts": float(self._restarts)}
+        """Means over the items of everything that was summed."""
+        found = {name: value / sums["tokens"] for name, value in sums.items() if name not in NOT_MEANS}
+        return {"mel7" if name == "mel" else name: value for name, value in found.items()}
 
     def memory(self) -> dict[str, Tensor]:
-        return {}
+        return {f"norm_{name}": norm for name, norm in self._norms.items()} if self.settings.loss.balance else {}
 
-    def remember(self, tensors: Mapping[str, Tensor]) -> None: ...
+    def remember(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, norm in self._norms.items() if self.settings.loss.balance else ():
+            norm.copy_(tensors[f"norm_{name}"])
 
-    def after_step(self, step: int, bad: Tensor, sums: Sums) -> None:
-        """Start the codebooks after step start_step, from then on move them by what the step's batches chose."""
-        if bool(bad):  # codebooks are moved on the host: this family waits for its device once a step
+    def after_step(self, step: int, bad: Tensor, sums: Sums, total: Total = alone) -> None:
+        if not self.settings.loss.balance:
             return
-        quantizer = self.module.quantizer
-        if not quantizer.started and step + 1 >= self.config.model.start_step:
-            needed = START_ROWS * self.config.model.cardinality
-            with torch.no_grad():
-                crops = self._crops("k-means", math.ceil(needed / self.frames(self.config.data.crop)))
-                latent_BTD = self.module.latent(crops)
-            quantizer.start(latent_BTD.flatten(0, 1), torch_generator(self.seed, "k-means"))
-            return
-        self._restarts = quantizer.update(BOOK_DECAY, DEAD_BELOW, torch_generator(self.seed, "restarts", step))
-
-    def evaluate(self, total: Total = alone) -> dict[str, Any]:
-        """Distances over the first seconds of held-out recordings (means over the kinds), and use of the codebooks."""
-        distances: defaultdict[str, list[float]] = defaultdict(list)
-        ratios: list[float] = []
-        codes: list[np.ndarray] = []
-        for recording in self._judged():
-            wave_1N = self._excerpt(recording)
-            made = self.module(wave_1N)
-            distances[recording.kind].append(float(mel7(made.wave_BN, wave_1N, SAMPLE_RATE)))
-            ratios.append(float(si_sdr(made.wave_BN, wave_1N)))
-            codes.append(made.codes_BTK[0].cpu().numpy())
-        by_kind = {kind: float(np.mean(values)) for kind, values in sorted(distances.items())}
-        entropy_K, used_K = usage(np.concatenate(codes), [self.config.model.cardinality] * self.config.model.codebooks)
-        return {
-            "mel7": float(np.mean(list(by_kind.values()))),
-            "mel7_by_kind": by_kind,
-            "si_sdr": float(np.nanmedian(ratios)),
-            "book_entropy_bits_K": entropy_K,
-            "book_used_K": used_K,
-        }
-
-    def baselines(self) -> dict[str, Any]:
-        return {}
-
-    def demos(self, root: Path, step: int, using: Using) -> Path | None:
-        """A few held-out excerpts beside what the codec (averaged weights, if there are any) makes of them."""
-        path = root / step_name(step)
-        which = "ema" if self.config.optim.ema > 0 else "raw"
-        entries = []
-        with commit.folder(path) as folder, using(which) as module:
-            for recording in self._judged()[:DEMO_RECORDINGS]:
-                wave_1N = self._excerpt(recording)
-                made = module(wave_1N).wave_BN
-                stem = f"{recording.kind}_{Path(recording.source).stem}"
-                for kind, wave in (("original", wave_1N), ("reconstruction", made)):
-                    name = f"{stem}_{kind}.flac"
-                    files.write(folder / name, wave.clamp(-1, 1).cpu().numpy(), SAMPLE_RATE)
-                    entries.append({"file": name, "kind": kind, "weights": which, "prompt": recording.source})
-            commit.record(folder / "demos.json", {"step": step, "demos": entries})
-        return path
-
-    def _judged(self) -> list[Recording]:
-        """Held-out recordings in an order that mixes the kinds, at most train.valid_items, always the same."""
-        held_out = self.sound.held_out
-        order = [permute(index, len(held_out), "judged") for index in range(len(held_out))]
-        return [held_out[index] for index in order[: self.config.train.valid_items]]
-
-    def _excerpt(self, recording: Recording) -> Tensor:
-        return torch.from_numpy(recording.wave_N[: round(EXCERPT_SECONDS * SAMPLE_RATE)])[None].to(self.device)
-
-    def _crops(self, purpose: str, number: int) -> Tensor:
-        waves = [self.crops[0].draw(self.seed, purpose, item) for item in range(number)]
-        return torch.from_numpy(np.stack(waves)).to(self.device)
-
-    def _wave_weight(self, step: int) -> float:
-        first, last = self.config.model.wave_weight
-        progress = step / max(1, self.config.train.steps - 1)
-        return first + (last - first) * progress if min(first, last) == 0 else first * (last / first) ** progress
+        weights_P, _ = self.weighted(step)
+        assert weights_P is not None
+        for place, (name, norm) in enumerate(self._norms.items()):
+            if f"pull_{name}" in sums and place < len(weights_P):
+                seen = sums[f"pull_{name}"] / sums["tokens"] / weights_P[place].clamp(min=1e-12)
+                moved = torch.where(norm > 0, torch.lerp(seen, norm, NORM_DECAY), seen)
+                norm.copy_(torch.where(bad, norm, moved))

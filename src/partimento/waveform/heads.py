@@ -1,0 +1,92 @@
+"""From what a trunk makes of a frame to a frame of spectrum and to the wave: MDCT, or complex STFT with exact lengths.
+
+Spectra span 100 dB. A network reaches that as a gain in the log domain, around each bin's usual magnitude, times a
+shape of order one: a signed number (MDCT) or a complex one (STFT), which may shrink where its phase is not known.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from partimento.audio.spectra import imdct
+
+POWER_FLOOR = 1e-10  # about the power of one rounding to 16 bits
+GAIN_RANGE = (-14.0, 6.0)  # natural log of a coefficient's gain: from below the 16-bit floor to full scale
+
+
+def mdct_wave(made_BTF: Tensor, mean_M: Tensor, scale_M: Tensor) -> Tensor:
+    """wave [B, T * hop] of F = 2 hop numbers a frame: gains and shapes of its MDCT coefficients."""
+    gain, shape = made_BTF.chunk(2, -1)
+    return imdct(_amplitude(gain, mean_M, scale_M) * shape)
+
+
+def stft_wave(made_BTF: Tensor, mean_F: Tensor, scale_F: Tensor, hop: int) -> Tensor:
+    """wave [B, T * hop] of 3 (hop + 1) numbers a frame: gains, real and imaginary parts of the shapes of its bins."""
+    gain, real, imaginary = made_BTF.chunk(3, -1)
+    amplitude = _amplitude(gain, mean_F, scale_F)
+    return overlap_add(torch.complex(amplitude * real, amplitude * imaginary), hop)
+
+
+def frames(wave_BN: Tensor, hop: int) -> Tensor:
+    """Complex spectrum [B, T, hop + 1] of T = ceil(N / hop) frames, sine windows of 2 hop, zeros around the wave.
+
+    Frame t is centred in its own samples [t hop, (t + 1) hop), so that frames count samples exactly as the MDCT's do.
+    White noise of deviation s has bins of root mean square s, as in an orthonormal transform. `hop` is even.
+
+    Hann windows of 4 hop need a last layer of twice the size, and were worse in a short training on music (mel7 1.88
+    and SI-SDR 2.3 dB, against 1.83 and 3.6 dB).
+    """
+    missing = -wave_BN.shape[-1] % hop
+    padded_BN = F.pad(wave_BN, (hop // 2, hop // 2 + missing))
+    window = _window(hop, wave_BN.dtype, wave_BN.device)
+    return math.sqrt(2) * torch.fft.rfft(padded_BN.unfold(-1, 2 * hop, hop) * window, norm="ortho")
+
+
+def overlap_add(spectrum_BTF: Tensor, hop: int) -> Tensor:
+    """The wave [B, T * hop] whose `frames` are nearest to these, and the wave itself if they are frames of one.
+
+    That is Griffin and Lim's (1984) least-squares inverse: windowed frames are added and divided by what the squared
+    windows add up to, which is 1 but for the first and the last hop / 2, where a frame is missing.
+    """
+    B, T, _ = spectrum_BTF.shape
+    window = _window(hop, spectrum_BTF.real.dtype, spectrum_BTF.device)
+    parts = torch.fft.irfft(spectrum_BTF, 2 * hop, norm="ortho") * (window / math.sqrt(2))
+    squares = window.square().expand(1, T, -1)
+    return (_added(parts, hop) / _added(squares, hop)).reshape(B, T * hop)
+
+
+def log_magnitude(real: Tensor, imaginary: Tensor) -> Tensor:
+    return 0.5 * torch.log(real.square() + imaginary.square() + POWER_FLOOR)
+
+
+def statistics(log_BTF: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation [F] of each bin's log magnitude, near-silent frames apart. ValueError if all are silent."""
+    log_NF = log_BTF.flatten(0, 1)
+    heard_NF = log_NF[log_NF.mean(1) > -9.0]
+    if len(heard_NF) < 2:
+        raise ValueError("there is nothing but silence to take the statistics of")
+    return heard_NF.mean(0), heard_NF.std(0).clamp(min=0.1)
+
+
+def _amplitude(gain: Tensor, mean_F: Tensor, scale_F: Tensor) -> Tensor:
+    return (mean_F + scale_F * gain).clamp(*GAIN_RANGE).exp()
+
+
+def _added(parts_BTW: Tensor, hop: int) -> Tensor:
+    """[B, T * hop] of frames [B, T, 2 hop] that begin hop apart, without the hop / 2 before and after."""
+    B, T, _ = parts_BTW.shape
+    first, second = parts_BTW.split(hop, -1)
+    total = F.pad(first, (0, 0, 0, 1)) + F.pad(second, (0, 0, 1, 0))
+    return total.reshape(B, -1)[:, hop // 2 :][:, : T * hop]
+
+
+@cache
+def _window(hop: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Sine [2 hop], the MDCT's: the squares of the two windows over a sample add up to 1."""
+    place = (torch.arange(2 * hop, dtype=torch.float64, device="cpu") + 0.5) / (2 * hop)
+    return torch.sin(math.pi * place).to(device=device, dtype=dtype)
