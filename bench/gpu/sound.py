@@ -26,8 +26,7 @@ RATE = 44100
 
 
 def check(bench: Bench) -> None:
-    from partimento.training.tasks.restore import RestoreObjective, generator_config
-    from partimento.waveform.generators import make_generator
+    from partimento.training.tasks.restore import RestoreObjective, generator
 
     nets = ("spectral",) if bench.quick else ("spectral", "dac")
     precisions = ("fp32", "tf32", "bf16") if bench.cuda else ("fp32", "bf16")
@@ -35,7 +34,7 @@ def check(bench: Bench) -> None:
         for precision in precisions:
             config = _config(net, precision, bench.quick)
             with devices.precise(bench.device, precision), devices.reproducible(bench.device, deterministic=True):
-                training = _Training(bench, config, RestoreObjective, make_generator(generator_config(config.model)))
+                training = _Training(bench, config, RestoreObjective, generator(config.model))
                 batches = [_batch(config, step) for step in range(4)]
                 training.steps(batches[:2], 0)
                 stored = {name: value.clone() for name, value in training.tensors().items()}

@@ -299,7 +299,8 @@ def _coded(err: ValidationError, model: type[BaseModel], where: Any) -> Partimen
     unknown = [p for p in problems if p["type"] == "extra_forbidden"]
     problem = (unknown or problems)[0]
     keys = tuple(str(part) for part in problem["loc"])
-    dotted = ".".join(k for k in keys if not k.isdigit() and "[" not in k)
+    # Where a key takes one of several types, the validator adds the name of the type that did not fit.
+    dotted = ".".join(k for k in keys if not k.isdigit() and "[" not in k and "-" not in k)
     others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if unknown:
         known = _known_keys(model)
@@ -316,8 +317,8 @@ def _coded(err: ValidationError, model: type[BaseModel], where: Any) -> Partimen
             where=where(keys),
             next="partimento config schema",
         )
-    if not keys:  # a rule over several keys, which names them
-        message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":  # a rule over several keys, which names them
+        message = problem["msg"].removeprefix("Value error, ") + others
     elif problem["type"] == "missing":
         message = f"{dotted!r} is required{others}"
     else:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from partimento.settings import Optim, Positive, Section, Share
 
 Weight = Annotated[float, Field(ge=0)]
+Rate = Annotated[int, Field(ge=8000, le=192000)]
 Ramp: TypeAlias = Weight | Annotated[list[Weight], Field(min_length=2, max_length=2)]
 """A weight, or those of the first and the last step; between them it goes evenly in the logarithm (evenly, where one of
 them is 0)."""
@@ -57,7 +58,7 @@ class PairData(Recordings):
     """Shift at twice the sample rate or more, so that an octave up and back keeps the top octave."""
     pairs: str | None = None
     """Folder that `partimento pairs` wrote, in place of folders, semitones and the rest; nothing is shifted then."""
-    sample_rate: Positive = 44100
+    sample_rate: Rate = 44100
     """Rate of the network, to which everything is resampled."""
 
     @model_validator(mode="after")
@@ -72,7 +73,7 @@ class PairData(Recordings):
 class AutoencoderModel(Section):
     """Our own codec (`waveform/autoencoder.py`)."""
 
-    sample_rate: Positive = 44100
+    sample_rate: Rate = 44100
     hop: Positive = 512
     """Samples of one frame of codes."""
     encoder: Literal["mdct", "dac"] = "mdct"
@@ -138,8 +139,9 @@ class SoundLoss(Section):
     """`mel7`, the 7-scale mel distance."""
     stft: Ramp = 0.0
     """Log and linear magnitudes at windows of 2048 and 512."""
-    wave: Ramp = 150.0
-    """Mean absolute error of the samples. The others hardly see phase."""
+    wave: Ramp = 15.0
+    """Mean absolute error of the samples. The others hardly see phase; where the target's phase cannot be known, as
+    after pitch shifting, much of it teaches silence."""
     si_sdr: Ramp = 0.0
     """Negative SI-SDR, in dB."""
     adversarial: Weight = 1.0
@@ -149,6 +151,13 @@ class SoundLoss(Section):
     balance: bool = False
     """Scale the gradient of each part at the wave to its weight's share, whatever its size (audiocraft's balancer);
     else weights are factors."""
+
+    @model_validator(mode="after")
+    def _has_a_distance(self) -> SoundLoss:
+        weights = (self.mel, self.stft, self.wave, self.si_sdr)
+        if not any(max(weight) if isinstance(weight, list) else weight for weight in weights):
+            raise ValueError("loss.mel, stft, wave and si_sdr are all 0: one distance to the target is needed")
+        return self
 
 
 class CodecLoss(SoundLoss):
@@ -186,6 +195,10 @@ class Adversary(Section):
     def _plays_with_something(self) -> Adversary:
         if self.start is not None and not (self.periods or self.windows or self.rates):
             raise ValueError("adversary.start is given, and neither periods nor windows nor rates are")
+        for name in ("periods", "windows", "rates"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"adversary.{name} names one twice: {values}")
         return self
 
 

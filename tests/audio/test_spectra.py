@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from partimento.audio import spectra
 from partimento.audio.spectra import (
     MEL7_FLOOR,
     MEL7_MELS,
@@ -165,3 +166,15 @@ def test_si_sdr_closed_form() -> None:
     other = other - (other * reference).sum() / reference.square().sum() * reference
     other = other * reference.norm() / other.norm()
     assert float(si_sdr(3 * (reference + 0.1 * other), reference)) == pytest.approx(20.0, abs=1e-9)
+
+
+def test_what_is_cached_in_inference_mode_serves_training() -> None:
+    """An evaluation may be the first to ask for a window, and a training in the same process the next."""
+    for made in (spectra._hann, spectra._mel_bands, spectra._dct4, spectra._dst4):
+        made.cache_clear()
+    with torch.inference_mode():
+        mel7(torch.zeros(1, 3000), torch.zeros(1, 3000), 32000)
+        mdct(torch.zeros(1, 64), 16), mdst(torch.zeros(1, 64), 16)
+    wave = torch.randn(1, 3000, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    (mel7(wave, torch.zeros(1, 3000), 32000).sum() + mdct(wave, 16).square().sum() + mdst(wave, 16).sum()).backward()
+    assert wave.grad is not None and wave.grad.isfinite().all()

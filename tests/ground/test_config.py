@@ -67,6 +67,25 @@ def test_stages_out_of_order_are_told_without_the_whole_configuration(file: Path
     assert err.code == "CONFIG003" and err.message.startswith("train.stages start at [40, 20]")
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loss.wave=[1,2,3]", "'loss.wave' is [1, 2, 3]"),
+        ("loss.mel=0 loss.wave=0", "loss.mel, stft, wave and si_sdr are all 0"),
+        ("loss.mel=[0,0] loss.wave=0", "loss.mel, stft, wave and si_sdr are all 0"),
+        ("adversary.periods=[2,2]", "adversary.periods names one twice"),
+        ("data.sample_rate=1", "'data.sample_rate' is 1"),
+        ("data.folders=[]", "there is nothing to train on"),
+        ("adversary.start=-1", "'adversary.start' is -1"),
+    ],
+)
+def test_what_a_restorer_cannot_be_is_told_in_a_line(tmp_path: Path, override: str, message: str) -> None:
+    path = tmp_path / "clean.toml"
+    path.write_text('family = "restore"\n[data]\nfolders = ["x"]\n')
+    err = failure(path, *override.split())
+    assert err.code == "CONFIG003" and err.message.startswith(message)
+
+
 @pytest.mark.parametrize("override", ["steps", "=3", "a b=3", "family.x=3"])
 def test_malformed_overrides(file: Path, override: str) -> None:
     assert failure(file, override).code == "CONFIG004"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from partimento.lab.preflight import Check, preflight
 from partimento.lab.preflight.bench import Bench
 from partimento.lab.preflight.sound import awake
 from partimento.training.tasks import pairs, restore, sound
-from partimento.training.tasks.crops import is_held_out
 
 
 @pytest.fixture(scope="module")
@@ -60,15 +60,17 @@ def test_a_shifter_that_is_late(takes: Path, tmp_path: Path, monkeypatch: pytest
     assert check.status == "failed" and "ms after its target" in check.found
 
 
-def test_a_copy_on_the_other_side(takes: Path, tmp_path: Path) -> None:
-    (tmp_path / "takes").mkdir()
-    for file in takes.iterdir():
-        (tmp_path / "takes" / file.name).write_bytes(file.read_bytes())
-    trained = next(file for file in takes.iterdir() if not is_held_out(file.name))
-    name = next(name for name in (f"copy{n}.wav" for n in range(99)) if is_held_out(name))
-    (tmp_path / "takes" / name).write_bytes(trained.read_bytes())
-    check = found(config(tmp_path / "takes"), tmp_path)["splits"]
-    assert check.status == "failed" and name in check.found and "sha256" in check.found
+def test_a_copy_on_the_other_side(takes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = pairs.gather
+
+    def leaking(*args: Any) -> Any:
+        sound = right(*args)
+        copy = dataclasses.replace(sound.held_out[0], source="copy.wav", group="copy.wav")
+        return dataclasses.replace(sound, train=[*sound.train, copy])
+
+    monkeypatch.setattr(pairs, "gather", leaking)
+    check = found(config(takes), tmp_path)["splits"]
+    assert check.status == "failed" and "sha256" in check.found
 
 
 def test_recordings_that_are_nearly_silent(takes: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def slow_matrices(layer: nn.Module, kernel: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize(("inputs", "outputs"), [(4, 12), (12, 4)])
 def test_convolutions_move_as_their_matrices_do(kind: type[nn.Module], inputs: int, outputs: int, groups: int) -> None:
     """5 steps: the difference is below 2 % of the distance that the weights went (torch computes the five rounds in
-    bfloat16, we in float32 on a CPU). With rows and columns exchanged, or groups mixed, it is beyond 20 %."""
+    bfloat16, we in float32 on a CPU). With inputs and outputs exchanged it is beyond 50 %."""
     torch.manual_seed(0)
     layer = kind(inputs, outputs, 3, groups=groups, bias=False)
     weight = layer.get_parameter("weight")

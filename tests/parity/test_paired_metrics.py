@@ -114,6 +114,18 @@ def test_the_lag_is_that_of_a_slow_search(delay):
     assert lag(made_N, target_N, 882) == slow == delay
 
 
+def test_the_lag_of_waves_that_are_hardly_alike_is_that_of_a_slow_search():
+    """They swell, so that it matters by which energies each overlap is divided."""
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        made_CN, target_CN = rng.standard_normal((2, 2, 60)) * np.exp(np.arange(60) / 12)
+        found = {}
+        for late in range(-15, 16):
+            one, other = aligned(made_CN, target_CN, late)
+            found[late] = (one * other).sum() / np.sqrt((one**2).sum() * (other**2).sum())
+        assert lag(made_CN, target_CN, 15) == max(found, key=found.get)
+
+
 def test_a_delay_costs_the_figures_that_hear_phase_nothing():
     target_N = noise(30000, 6)
     plain, late = (compare(wave, target_N, RATE) for wave in (0.9 * target_N, np.roll(0.9 * target_N, 200)))

@@ -331,7 +331,7 @@ def test_a_folder_of_weights_restores_as_its_run(tmp_path: Path) -> None:
         export_restorer(run, tmp_path / "weights")
 
 
-@pytest.mark.parametrize("damage", ["weights", "card", "missing", "lost"])
+@pytest.mark.parametrize("damage", ["weights", "card", "missing", "lost", "rate", "another"])
 def test_a_damaged_folder_is_not_believed(tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "weights"
     export_restorer(make_run(tmp_path, "r").path, folder)
@@ -345,7 +345,12 @@ def test_a_damaged_folder_is_not_believed(tmp_path: Path, damage: str) -> None:
         (folder / "weights.safetensors").unlink()
     else:
         card = json.loads((folder / "card.json").read_text())
-        del card["task"]
+        if damage == "lost":
+            del card["task"]
+        elif damage == "rate":
+            card["sample_rate"] = "8000"
+        else:
+            card["generator"]["width"] *= 2
         (folder / "card.json").write_text(json.dumps(card))
     with pytest.raises(PartimentoError, match="RESTORE002"):
         load_restorer(folder)

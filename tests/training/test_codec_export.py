@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import pytest
 import soundfile
 
 from partimento.codecs.codec import encode_whole, open_codec
-from partimento.codecs.resident import CARD, WEIGHTS
-from partimento.config import CodecConfig, parse
+from partimento.codecs.resident import CARD, WEIGHTS, start_from
+from partimento.config import CodecConfig, load, parse
 from partimento.errors import PartimentoError
 from partimento.progress import Quiet
 from partimento.runs import checkpoint
 from partimento.training.engine import train
 from partimento.training.export import export_resident
+from partimento.training.tasks.codec import network_config
+from partimento.waveform.autoencoder import Autoencoder
 
 RATE = 24000
 
@@ -101,7 +104,43 @@ def test_a_decoder_is_not_exported_with_other_codes(root: Path, tmp_path: Path) 
         (base / name).write_bytes((root / "codec" / name).read_bytes())
     train(configuration(root, weights=str(base), freeze_codes=True), runs=tmp_path, run="decoder")
     train(configuration(root, latent=4, start_step=3), runs=tmp_path, run="other")
+    shutil.rmtree(base)
     export_resident(tmp_path / "other", base, name="mine")
     with pytest.raises(PartimentoError) as caught:
         export_resident(tmp_path / "decoder", tmp_path / "out", name="mine")
     assert caught.value.code == "CODEC041"
+
+
+def test_a_codec_that_is_there_is_not_replaced(root: Path) -> None:
+    """Packs may need it to be heard."""
+    before = (root / "codec" / WEIGHTS).read_bytes()
+    with pytest.raises(PartimentoError) as caught:
+        export_resident(root / "first", root / "codec")
+    assert caught.value.code == "WEIGHTS008" and (root / "codec" / WEIGHTS).read_bytes() == before
+
+
+def test_a_run_is_no_codec_to_begin_with(root: Path) -> None:
+    for weights, next in ((root / "first", "codec export"), (root / "nowhere", "codec list")):
+        with pytest.raises(PartimentoError) as caught:
+            train(configuration(root, weights=str(weights)), runs=root, run="none")
+        assert caught.value.code == "CODEC001" and next in str(caught.value.next)
+
+
+def test_a_crop_for_the_adversary_that_is_told_can_be_set(root: Path) -> None:
+    tree = configuration(root).model_dump(mode="json")
+    hop = tree["model"]["hop"]
+    tree["adversary"]["start"], tree["data"]["crop"] = 0, hop
+    with pytest.raises(PartimentoError) as caught:
+        train(parse(tree), runs=root, run="short")
+    told = int(str(caught.value.next).removeprefix("data.crop=").split(",")[0])
+    assert caught.value.code == "TRAIN060" and told % hop == 0
+
+
+def test_the_preset_for_better_decoders_is_of_the_codec_in_the_package() -> None:
+    """Whoever ships other weights has to give the preset their sizes."""
+    preset = load(Path(__file__).parents[2] / "configs" / "experiments" / "decoder_finetune.toml")
+    assert isinstance(preset, CodecConfig) and preset.model.freeze_codes and preset.model.weights is not None
+    network = Autoencoder(network_config(preset.model))
+    began = {name: tensor.clone() for name, tensor in network.state_dict().items() if name.startswith("decoder")}
+    start_from(network, preset.model.weights, freeze_codes=True)
+    assert any(not began[name].equal(network.state_dict()[name]) for name in began), "its decoder goes on learning"

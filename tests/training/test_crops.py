@@ -119,6 +119,33 @@ def test_one_side_empty_is_an_error(tmp_path: Path) -> None:
     assert caught.value.code == "CODEC006"
 
 
+def test_few_recordings_are_on_both_sides(tmp_path: Path) -> None:
+    """A user of eight loops is no error, whatever their names; loose files of one folder are one group."""
+    trained = [name for name in (f"{n}.wav" for n in range(60)) if not is_held_out(name)]
+    held = [name for name in (f"{n}.wav" for n in range(60)) if is_held_out(name)]
+    for names in (trained[:8], held[:2]):
+        alone = crops.held_out_of(names)
+        assert len(alone) == 1 and alone == crops.held_out_of(names[::-1])
+    assert crops.held_out_of(trained[:8] + held[:2]) == set(held[:2])
+    assert crops.held_out_of(trained[:1]) == set() and crops.held_out_of(held[:1]) == {held[0]}
+    for number, name in enumerate(trained[:4]):
+        soundfile.write(tmp_path / name, np.full(1000, 0.1 * number), 44100)
+    sound = gather(SoundData(folders=[str(tmp_path)], band_loops=0), 44100)
+    assert (len(sound.train), len(sound.held_out)) == (3, 1)
+    with pytest.raises(PartimentoError) as caught:
+        gather(SoundData(folders=[str(tmp_path)], band_loops=0, group="folder"), 44100)
+    assert caught.value.next == "data.group=file"
+
+
+def test_a_copy_under_another_name_is_on_the_side_of_what_is_held_out(folder: Path, tmp_path: Path) -> None:
+    held = next(path for path in discover(folder) if is_held_out(path.name))
+    name = next(name for name in (f"copy{n}.wav" for n in range(9)) if not is_held_out(name))
+    (tmp_path / name).write_bytes(held.read_bytes())
+    sound = gather(SoundData(folders=[str(folder), str(tmp_path)], band_loops=0), 44100)
+    assert {held.name, name} <= {r.source for r in sound.held_out}
+    assert name not in {r.source for r in sound.train}
+
+
 def test_kinds_are_drawn_by_their_shares() -> None:
     recordings = [only("band", 400), only("loops", 100), only("loops", 900), only("tunes", 5000)]
     assert chances(recordings, {}) == pytest.approx([1 / 3, 1 / 12, 1 / 4, 1 / 3])

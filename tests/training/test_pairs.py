@@ -85,6 +85,11 @@ def test_a_crop_is_a_function_of_its_key(folder: Path, pairs: Pairs) -> None:
     assert pairs.identity == again.identity and pairs.identity["engine"] == shift.engine_version()
 
 
+def test_shares_are_those_of_the_configuration(folder: Path) -> None:
+    with pytest.raises(PartimentoError, match="CODEC020"):
+        Pairs.open(data(folder, shares={"nothing of this name": 1.0}))
+
+
 def test_crops_have_their_length_level_and_silence(pairs: Pairs) -> None:
     crops = [pairs.draw(4096, "length", item) for item in range(60)]
     for crop in crops:
@@ -168,7 +173,7 @@ def test_an_excerpt_has_no_edge_of_its_own() -> None:
     """A steady tone, shifted from the middle of a recording, has the same level at the ends of the excerpt."""
     wave_N = (0.3 * np.sin(2 * np.pi * 440 * np.arange(4 * RATE) / RATE)).astype(np.float32)
     damaged_N, target_N = Damage("clean", RATE, True).excerpt(wave_N, 3, 2 * RATE, 2 * RATE + 4000)
-    levels = np.sqrt((damaged_N.reshape(-1, 400) ** 2).mean(1)) / np.sqrt((target_N**2).mean())
+    levels = np.sqrt((damaged_N.reshape(-1, 100) ** 2).mean(1)) / np.sqrt((target_N**2).mean())
     assert levels.min() > 0.85 and levels.max() < 1.15
 
 
@@ -239,6 +244,30 @@ def test_other_settings_and_few_recordings_are_refused(folder: Path, written: Pa
     with pytest.raises(PartimentoError) as err:
         write_pairs([lonely], tmp_path / "p", semitones=[1], sample_rate=RATE, jobs=1)
     assert err.value.code == "PAIRS001"
+
+
+def test_two_recordings_are_on_both_sides(tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    heard = [name for name in (f"{n}.wav" for n in range(60)) if not is_held_out(name)]
+    for number, name in enumerate(heard[:2]):
+        soundfile.write(few / name, tune(number, 0.1), RATE, "FLOAT")
+    estimate = write_pairs([few], tmp_path / "p", semitones=[1], sample_rate=RATE, dry_run=True)
+    report = write_pairs([few], tmp_path / "p", semitones=[1], sample_rate=RATE, jobs=1)
+    assert (estimate.train, estimate.held_out) == (report.train, report.held_out) == (1, 1)
+    assert sorted(row.split for row in read(tmp_path / "p")[1]) == ["held_out", "train"]
+
+
+def test_a_copy_is_written_to_the_side_of_what_is_held_out(tmp_path: Path) -> None:
+    names = [f"{n}.wav" for n in range(60)]
+    held = next(name for name in names if is_held_out(name))
+    heard = [name for name in names if not is_held_out(name)][:2]
+    for number, name in enumerate((held, *heard)):
+        soundfile.write(tmp_path / name, tune(number % 2, 0.1), RATE, "FLOAT")  # the last is the first again
+    write_pairs([tmp_path], tmp_path / "p", semitones=[1], sample_rate=RATE, jobs=1)
+    assert {row.source: row.split for row in read(tmp_path / "p")[1]} == {
+        held: "held_out", heard[0]: "train", heard[1]: "held_out",
+    }  # fmt: skip
 
 
 def test_two_writers_do_not_meet(folder: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from partimento.training.export import export_resident
 from partimento.training.tasks.codec import Batch, CodecTask
 from partimento.training.tasks.crops import is_held_out
 from partimento.training.tasks.sound import DISTANCES
+from partimento.waveform.autoencoder import Reconstruction
 
 NAMES = [f"take{number}.wav" for number in range(24)]
 CPU = torch.device("cpu")
@@ -154,3 +155,32 @@ def test_wave_weight_falls_geometrically(folder: Path) -> None:
     first, middle, last = (float(task.weighted(step)[0][DISTANCES.index("wave")]) for step in (0, 3, 7))  # type: ignore[index]
     assert (first, last) == (pytest.approx(3000.0), pytest.approx(750.0))
     assert middle == pytest.approx(3000.0 * 0.25 ** (3 / 7))
+
+
+def test_silent_recordings_are_an_error_with_a_name(tmp_path: Path) -> None:
+    folder = tmp_path / "silence"
+    folder.mkdir()
+    for number, name in enumerate(NAMES):  # of different lengths: equal files would all be on one side
+        soundfile.write(folder / name, np.zeros(6000 + number), 44100)
+    with pytest.raises(PartimentoError) as caught:
+        train(configuration(folder), runs=tmp_path, run="silent")
+    assert caught.value.code == "CODEC021"
+
+
+def test_the_share_of_the_peak_is_known_of_one_network_between_frames(folder: Path) -> None:
+    assert CodecTask(configuration(folder), CPU).positions(4096) == 8
+    tree = configuration(folder).model_dump(mode="json")
+    small = {"start": 0, "period_width": 2, "window_width": 2, "windows": [256]}
+    for name, values in {"adversary": small, "model": {"encoder": "dac", "decoder": "dac"}}.items():
+        other = parse({**tree, name: {**tree[name], **values}})
+        assert isinstance(other, CodecConfig)
+        assert CodecTask(other, CPU).positions(4096) is None
+
+
+def test_the_commitment_has_its_weight(folder: Path) -> None:
+    task = CodecTask(configuration(folder), CPU)
+    wave_BN, books_B, *_ = task.inputs(task.batch(0, 0))
+    assert wave_BN is not None
+    task.module.forward = lambda wave, books: Reconstruction(wave, torch.zeros(2, 8, 3), torch.tensor(2.0))  # type: ignore[method-assign]
+    made = task.objective.make(wave_BN, books_B)
+    assert (float(made.inner), float(made.inner_figures["commitment"])) == (7.5, 2.0)

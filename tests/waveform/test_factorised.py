@@ -89,6 +89,7 @@ def test_dead_codes_are_restarted_from_data_by_key() -> None:
     assert restarts >= 1
     row = one.stages[1].book.weight[3]
     assert float(row.abs().max()) < 10
+    assert float(one.counts_KV[1, 3]) > 0.03 * float(one.counts_KV[1].mean())  # it has its time to be chosen
     latent = noise(4, 6, 6, seed=7)
     first = one.stages[0]
     residual = latent - first.outward(first.book(same_direction(first.inward(latent), first.book.weight)))

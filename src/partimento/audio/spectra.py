@@ -178,12 +178,15 @@ def _fold(segments_BTM: Tensor, sign: float) -> Tensor:
     return torch.cat([first, second], -1)
 
 
+# What is cached may be first asked for in inference mode, and be wanted in training later: it is never made in it.
 @cache
+@torch.inference_mode(False)
 def _hann(window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.hann_window(window, periodic=True, dtype=torch.float64).to(device=device, dtype=dtype)
 
 
 @cache
+@torch.inference_mode(False)
 def _mel_bands(
     sample_rate: int, window: int, mels: int, dtype: torch.dtype, device: torch.device
 ) -> list[tuple[int, int, Tensor]]:
@@ -197,12 +200,14 @@ def _mel_bands(
 
 
 @cache
+@torch.inference_mode(False)
 def _dct4(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     grid = torch.arange(size, dtype=torch.float64) + 0.5
     return (math.sqrt(2 / size) * torch.cos(math.pi / size * torch.outer(grid, grid))).to(device=device, dtype=dtype)
 
 
 @cache
+@torch.inference_mode(False)
 def _dst4(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     grid = torch.arange(size, dtype=torch.float64) + 0.5
     return (math.sqrt(2 / size) * torch.sin(math.pi / size * torch.outer(grid, grid))).to(device=device, dtype=dtype)

@@ -74,9 +74,17 @@ def folder_of(source: str | Path) -> Path:
 def read_network(source: str | Path) -> tuple[AutoencoderConfig, dict[str, Tensor], dict[str, Any]]:
     """What a codec's folder, or a codec in the package by its name, holds: network, tensors in float32, card.
 
-    Raises CODEC002 if a file is missing or is not what the card says.
+    Raises CODEC001 (no codec is there), CODEC002 if a file is missing or is not what the card says.
     """
     folder = folder_of(source)
+    if str(source) not in RESIDENTS and not (folder / CARD).is_file():
+        run = (folder / "run.json").is_file()
+        raise PartimentoError(
+            "CODEC001",
+            f"there is no codec {str(source)!r}",
+            why="it is a run" if run else f"known are {', '.join(RESIDENTS)}, and folders that hold a codec",
+            next=f"partimento codec export {folder} --to FOLDER, and give that" if run else "partimento codec list",
+        )
     card = read_card(folder)
     try:
         content = (folder / WEIGHTS).read_bytes()

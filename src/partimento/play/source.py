@@ -18,6 +18,7 @@ from partimento.codecs.codec import Codec, open_like
 from partimento.errors import PartimentoError
 from partimento.progress import Progress
 from partimento.runs import checkpoint
+from partimento.runs.chosen import chosen
 from partimento.runs.run import Run
 from partimento.training import devices
 from partimento.training.player import Player
@@ -131,15 +132,7 @@ def _compiler() -> str | None:
 def _checkpoint(run: Run, step: str | None, progress: Progress) -> Path:
     if step is not None:
         return run.checkpoints_path / step
-    path = checkpoint.best(run.checkpoints_path) or checkpoint.newest(run.checkpoints_path, note=progress.note)
-    if path is None:
-        raise PartimentoError(
-            "CKPT003",
-            f"the run {run.id} has no checkpoint yet",
-            where=str(run.path),
-            next=f"partimento train {run.path}/config.json --runs {run.path.parent} --run {run.id}",
-        )
-    return path
+    return chosen(run, progress.note)
 
 
 def _weights_sha256(path: Path, weights: Weights) -> str:

@@ -178,7 +178,7 @@ class Alarms:
         right = _numbers([figures.get("accuracy_real"), figures.get("accuracy_fake")])
         if right:
             told = f"{seen}, right about {100 * right[0]:.0f} % and {100 * right[1]:.0f} % of them"
-            wins = min(right) >= ACCURATE and real - fake > APART
+            wins = fmean(right) >= ACCURATE and real - fake > APART
             blind = abs(real - fake) < ALIKE and 0.9 < sum(right) < 1.1
             yield "adversary wins", WINS, told if wins else None
             yield "adversary is blind", BLIND, told if blind else None

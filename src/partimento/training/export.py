@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from partimento import commit
 from partimento.codecs.measure import Passage, passage, summary
 from partimento.codecs.resident import RESIDENT, from_weights, pack_weights, read_network, spec_of, write_codec
 from partimento.config import CodecConfig, parse
 from partimento.errors import PartimentoError
 from partimento.progress import Progress, Quiet
-from partimento.runs import checkpoint
+from partimento.runs import checkpoint, published
 from partimento.runs.run import Run
 from partimento.training.tasks.crops import Recording, gather
 from partimento.waveform.autoencoder import AutoencoderConfig, decides_codes
@@ -27,9 +28,11 @@ def export_resident(
     """Write weights.safetensors and card.json of a run of the `codec` family into `folder`; returns the card.
 
     Takes the checkpoint with the best validation, or the newest where none was validated (averaged weights, if it has
-    any), and measures it on every held-out recording, which the run's data must still be there for. Raises CODEC007
-    (not a codec's run, or nothing trained yet), CODEC041 (model.weights changed), RUN, CKPT.
+    any), and measures it on every held-out recording, which the run's data must still be there for. Raises WEIGHTS008
+    (`folder` exists: packs may need what is in it), CODEC007 (not a codec's run, or nothing trained yet), CODEC041
+    (model.weights changed), RUN, CKPT.
     """
+    published.require_absent(Path(folder))
     progress = progress or Quiet()
     record = Run.open(Path(run)).record
     config = parse(record["config"], name="the run's configuration")
@@ -78,7 +81,8 @@ def export_resident(
     figures = {kind: summary(codec, found).to_json() for kind, found in sorted(passages.items())}
     figures["all"] = summary(codec, [one for found in passages.values() for one in found]).to_json()
     card["figures"] = {**figures, "threads": torch.get_num_threads(), "measured_on": sound.identity()["held_out"]}
-    write_codec(Path(folder), content, card)
+    with commit.folder(Path(folder)) as made:
+        write_codec(made, content, card)
     return card
 
 

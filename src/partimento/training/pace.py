@@ -66,14 +66,15 @@ class Pace:
         self._last, self._spent, self._steps = now, 0.0, 0
         clock = self._clock.read()
         items = stage.batch * stage.accumulate / seconds
-        flops = speed.flops_per_item(self._module, self.task.positions(stage.window))
+        positions = self.task.positions(stage.window)
+        flops = None if positions is None else speed.flops_per_item(self._module, positions)
         return {
             "seconds": seconds,
             "seconds_p50": clock["step_p50"],
             "seconds_p99": clock["step_p99"],
             "data_wait": clock["data_wait_share"],
             "frames_per_second": items * self.task.frames(stage.window),
-            "mfu": speed.mfu(items / self._world, flops, self._peak),
+            "mfu": None if flops is None else speed.mfu(items / self._world, flops, self._peak),
             "recompiles": self.recompiles.count,
             **devices.memory(self.device),
         }

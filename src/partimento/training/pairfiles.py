@@ -192,7 +192,7 @@ def empty_side(where: str, side: str, group: str) -> PartimentoError:
         "PAIRS001",
         f"no recording is {'to train on' if side == 'train' else 'held out'}",
         where=where,
-        why=f"about 15 % of the {group} names are held out, by their hash; there are too few",
+        why=f"about 15 % of the {group}s are held out, by the hash of their names: it takes two",
         next="add recordings" if group == "file" else "add folders, or split by --group file",
     )
 

@@ -22,7 +22,7 @@ from partimento.progress import Progress, Quiet
 from partimento.training.damage import Damage
 from partimento.training.pairfiles import MANIFEST, Row, empty_side, manifest
 from partimento.training.pairjobs import Job, done, keep, outcomes, plain
-from partimento.training.tasks.crops import group_of, is_held_out
+from partimento.training.tasks.crops import group_of, held_out_of
 
 _BYTES = 4  # of a sample
 _WAV_HEADER = 58
@@ -86,6 +86,7 @@ def write_pairs(
     with _alone(to):
         _check_settings(to, settings, begin=True)
         rows, rejected, reused = _make(work, jobs or _cores(), progress)
+        rows = _split(rows)
         for side in ("train", "held_out"):
             if not any(row.split == side for row in rows):
                 raise empty_side(", ".join(map(str, folders)), side, group)
@@ -112,6 +113,13 @@ def _make(work: Sequence[Job], jobs: int, progress: Progress) -> tuple[list[Row]
         progress.update(len(rows) + len(rejected), len(work), rejected=len(rejected))
     in_order = [row for job in work for row in rows.get(job.name, ())]
     return in_order, [rejected[job.name] for job in work if job.name in rejected], reused
+
+
+def _split(rows: Sequence[Row]) -> list[Row]:
+    """A worker sees one recording, and splits by its name; where that leaves a side empty, all of them decide."""
+    chosen = held_out_of({row.group for row in rows})
+    copies = {row.sha256 for row in rows if row.group in chosen}  # as `crops.gather` splits
+    return [row.model_copy(update={"split": "held_out" if row.sha256 in copies else "train"}) for row in rows]
 
 
 def _reject(job: Job, err: PartimentoError) -> dict[str, str]:
@@ -163,7 +171,7 @@ def _alone(to: Path) -> Iterator[None]:
 def _estimate(to: Path, work: Sequence[Job]) -> PairReport:
     """From what the files declare; those that do not say how long they are count as rejected here."""
     rejected: list[dict[str, str]] = []
-    groups: list[tuple[bool, float]] = []
+    groups: list[tuple[str, float]] = []
     for job in work:
         try:
             declared = containers.inspect(job.path)
@@ -174,12 +182,12 @@ def _estimate(to: Path, work: Sequence[Job]) -> PairReport:
         if not length or not declared.sample_rate:
             rejected.append({"file": job.file, "code": "", "why": "it does not say how long it is"})
             continue
-        held_out = is_held_out(plain(group_of(job.path, job.folder, job.group)))
-        groups.append((held_out, length / declared.sample_rate))
+        groups.append((plain(group_of(job.path, job.folder, job.group)), length / declared.sample_rate))
     shifts, damage = work[0].semitones, work[0].damage
     copies = 1 + sum(bool(n) + damage.limits(n) for n in shifts)
     seconds = sum(seconds for _, seconds in groups)
-    held = sum(held_out for held_out, _ in groups)
+    chosen = held_out_of({group for group, _ in groups})
+    held = sum(group in chosen for group, _ in groups)
     size = round(seconds * damage.sample_rate * _BYTES + _WAV_HEADER * len(groups)) * copies
     pairs = len(groups) * len(shifts)
     return PairReport(

@@ -23,6 +23,7 @@ from partimento.models.dia import TextModel
 from partimento.models.quantized import Weights
 from partimento.progress import Progress
 from partimento.runs import checkpoint
+from partimento.runs.chosen import check_averages
 from partimento.sampling.generate import Played, generate
 from partimento.sampling.guidance import UNGUIDED, Guidance
 from partimento.sampling.rules import Rules
@@ -105,16 +106,9 @@ class Player:
         Raises CKPT001 (damaged), CKPT004 (it has no averaged weights), MODEL001 and TRAIN003 (written by another
         version), WEIGHTS... (the weights that it was built upon are gone, or others).
         """
-        stored = checkpoint.load(path, ()).state
-        if weights == "ema" and not stored["ema_updates"]:
-            raise PartimentoError(
-                "CKPT004",
-                f"{Path(path).name} has no averaged weights",
-                where=str(path),
-                why="the run was trained with optim.ema = 0",
-                next="play the raw ones: --weights raw",
-            )
-        told = stored["description"]
+        if weights == "ema":
+            check_averages(path)
+        told = checkpoint.load(path, ()).state["description"]
         with torch.random.fork_rng(devices=[]):  # a new module draws weights, which are replaced below
             module = building.rebuild(told)
         part = {"ema": "ema", "raw": "model"}[weights]

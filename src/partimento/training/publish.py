@@ -8,7 +8,8 @@ from typing import Any, Literal
 from partimento.errors import PartimentoError
 from partimento.models.dia import TextModel
 from partimento.progress import Progress, Quiet
-from partimento.runs import checkpoint, foreign, published
+from partimento.runs import foreign, published
+from partimento.runs.chosen import chosen
 from partimento.runs.published import RECORD, Facts, Published
 from partimento.runs.run import Run
 from partimento.training.player import Player
@@ -63,14 +64,7 @@ def _restorer(
 
 def _of_run(run: Path, weights: Literal["ema", "raw"], progress: Progress) -> tuple[TextModel, Published]:
     opened = Run.open(run)
-    path = checkpoint.best(opened.checkpoints_path) or checkpoint.newest(opened.checkpoints_path, note=progress.note)
-    if path is None:
-        raise PartimentoError(
-            "CKPT003",
-            f"the run {opened.id} has no checkpoint yet",
-            where=str(opened.path),
-            next=f"partimento train {opened.path}/config.json --runs {opened.path.parent} --run {opened.id}",
-        )
+    path = chosen(opened, progress.note)
     progress.stage("load", f"{path.name} of {opened.id}, {weights} weights")
     player = Player.from_checkpoint(path, weights)
     if not isinstance(player.module, TextModel):

@@ -31,14 +31,30 @@ def audit(state: State) -> dict[str, Any]:
 
 
 def rehearse(state: State) -> None:
-    """Forward and backward at every shape that is to come: memory ends now or not at all. Raises TRAIN040."""
-    step, task, device = state.counters.step, state.task, state.device
+    """Forward and backward of each player at every shape that is to come: memory ends now or not at all.
+
+    Raises TRAIN040.
+    """
+    step, task, device, opponent = state.counters.step, state.task, state.device, state.opponent
     now = settings_at(state.config, step).start
     to_come = [stage for stage in stages(state.config) if stage.start >= now]
     if device.type == "cpu" and len(to_come) == 1:
         return  # its first step tells as much
-    largest = {f"from step {stage.start}": task.inputs(task.batch(max(stage.start, step), 0)) for stage in to_come}
-    compiled.dry_run(task.module, state.forward_backward, largest, device)
+    last = state.config.train.steps - 1
+    ends = [stage.start - 1 for stage in to_come[1:]] + [last]  # whose last step has all that plays in it
+    largest = {
+        f"from step {stage.start}": task.inputs(task.batch(max(end, step), 0))
+        for stage, end in zip(to_come, ends, strict=True)
+    }
+
+    def of_all(inputs: tuple[Tensor | None, ...]) -> None:
+        if opponent is not None:
+            opponent.forward_backward(inputs)
+        state.forward_backward(inputs)
+
+    compiled.dry_run(task.module, of_all, largest, device)
+    if opponent is not None:
+        opponent.optimizer.zero_grad()
     state.forget_graphs()  # each holds its activations: only that of the stage at hand is to be there
 
     def judged(inputs: tuple[Tensor | None, ...]) -> None:

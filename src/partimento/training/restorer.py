@@ -19,6 +19,7 @@ from partimento import commit
 from partimento.errors import PartimentoError
 from partimento.progress import Progress, Quiet
 from partimento.runs import checkpoint, published
+from partimento.runs.chosen import check_averages, chosen
 from partimento.runs.run import Run
 from partimento.training.ema import copy_into, named_state
 from partimento.waveform.generators import Generator, GeneratorConfig, make_generator
@@ -68,17 +69,11 @@ def load_restorer(
     path = _checkpoint(opened, progress)
     progress.stage("load", f"{path.name} of {opened.id}, {weights} weights")
     part = "ema" if weights == "ema" else "model"
-    state = checkpoint.load(path, ()).state
-    if weights == "ema" and not state["ema_updates"]:
-        raise PartimentoError(
-            "CKPT004",
-            f"{path.name} has no averaged weights",
-            where=str(path),
-            why="the run was trained with optim.ema = 0",
-            next="take the raw ones: --weights raw",
-        )
-    tensors = checkpoint.load(path, (part,)).parts[part]
-    card = {**state["description"], "run": opened.id, "checkpoint": path.name, "weights": weights}
+    if weights == "ema":
+        check_averages(path)
+    found = checkpoint.load(path, (part,))
+    tensors = found.parts[part]
+    card = {**found.state["description"], "run": opened.id, "checkpoint": path.name, "weights": weights}
     network = GeneratorConfig.from_json(card["generator"])
     return _of(network, tensors, card, opened.id, _sha256(tensors), device)
 
@@ -90,15 +85,7 @@ def _checkpoint(run: Run, progress: Progress) -> Path:
             "partimento sample plays it" if family in ("rvq", "dia") else "partimento codec export makes a codec of it"
         )
         raise _other(run.path, f"a run of the family {family}", next)
-    path = checkpoint.best(run.checkpoints_path) or checkpoint.newest(run.checkpoints_path, note=progress.note)
-    if path is None:
-        raise PartimentoError(
-            "CKPT003",
-            f"the run {run.id} has no checkpoint yet",
-            where=str(run.path),
-            next=f"partimento train {run.path}/config.json --runs {run.path.parent} --run {run.id}",
-        )
-    return path
+    return chosen(run, progress.note)
 
 
 def _of(
@@ -178,6 +165,11 @@ def read_folder(folder: str | Path) -> tuple[GeneratorConfig, dict[str, Tensor],
     Raises RESTORE001 (a folder of something else), RESTORE002 (damaged).
     """
     folder = Path(folder)
+    if not (folder / CARD).is_file():
+        run = (folder / "run.json").is_file()
+        what = "a run" if run else "a folder of something else" if folder.is_dir() else "no folder that is there"
+        next = f"partimento weights export {folder} --to FOLDER, and give that" if run else "check the path"
+        raise _other(folder, what, next)
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as err:
@@ -188,6 +180,10 @@ def read_folder(folder: str | Path) -> tuple[GeneratorConfig, dict[str, Tensor],
     needed = {"generator", "sample_rate", "task", "semitones", "full_band", "weights_sha256", "weights_bytes"}
     if missing := sorted(needed - card.keys()):
         raise _damaged(folder / CARD, f"it says nothing of {', '.join(missing)}")
+    rate, shifts = card["sample_rate"], card["semitones"]
+    sound = isinstance(rate, int) and rate > 0 and isinstance(shifts, list) and card["task"] in ("clean", "unshift")
+    if not sound or not all(isinstance(shift, int | float) for shift in shifts):
+        raise _damaged(folder / CARD, "its sample_rate, task or semitones are none")
     try:
         content = (folder / WEIGHTS).read_bytes()
     except OSError as err:
@@ -196,7 +192,12 @@ def read_folder(folder: str | Path) -> tuple[GeneratorConfig, dict[str, Tensor],
         raise _damaged(folder / WEIGHTS, f"its sha256 is {found}, the card says {card['weights_sha256']}")
     try:
         tensors = {name: tensor.float() for name, tensor in load_tensors(content).items()}
-        return GeneratorConfig.from_json(card["generator"]), tensors, card
+        network = GeneratorConfig.from_json(card["generator"])
+        with torch.device("meta"):  # before memory is given to what a broken card asks for
+            wanted = make_generator(network).state_dict()
+        if {name: t.shape for name, t in wanted.items()} != {name: t.shape for name, t in tensors.items()}:
+            raise ValueError("the weights are those of another")
+        return network, tensors, card
     except (SafetensorError, TypeError, KeyError, ValueError) as err:
         raise _damaged(folder / CARD, f"the network cannot be read: {err}") from err
 

@@ -47,8 +47,7 @@ class Session:
         self._validated: tuple[int, float | None, dict[str, Any]] = (-1, None, {})  # step, score, figures
         self._figures: list[float] = []  # of the guard, at the last reading
         self._opponents: list[float] = []  # of the second player's guard
-        opponent = state.opponent
-        self._alarms = Alarms(state.config.optim.clip, opponent.optim.clip if opponent is not None else None)
+        self._alarms = Alarms.of(state.config)
         self._save_asked = False  # by SIGUSR1
         self._began = time.monotonic()
 
@@ -161,9 +160,11 @@ class Session:
         counters.skipped = skipped
         steps = sums.get("steps", 0.0)
         loss = sums["loss"] / sums["tokens"] if steps else None
-        counters.losses = halting.remember(counters.losses, loss)
-        for name in ("loss", "tokens"):
-            counters.trained[name] = counters.trained.get(name, 0.0) + sums.get(name, 0.0)
+        # What an adversary thinks rises as that learns, and is no sign of a network that forgets.
+        own = sums.get("loss", 0.0) - sums.get("opinions", 0.0)
+        counters.losses = halting.remember(counters.losses, own / sums["tokens"] if steps else None)
+        for name, value in (("loss", own), ("tokens", sums.get("tokens", 0.0))):
+            counters.trained[name] = counters.trained.get(name, 0.0) + value
         figures = {
             "loss": loss,
             "grad_norm": sums["norm"] / steps if steps else None,
@@ -348,7 +349,10 @@ class Session:
 
     def save(self) -> None:
         score, figures = self._validated[1:] if self._validated[0] == self.step else (None, {})
-        in_a_row = dict(zip(Guard.FIGURES, self.state.guard.figures().tolist(), strict=True))["skipped_in_a_row"]
+        opponent = self.state.opponent
+        guards = [self.state.guard] if opponent is None else [self.state.guard, opponent.guard]
+        place = Guard.FIGURES.index("skipped_in_a_row")
+        in_a_row = max(float(guard.figures()[place]) for guard in guards)
         # A rollback returns to planned checkpoints only: one that a signal asked for would lead elsewhere than the run
         # that had none.
         good = self._planned() and in_a_row == 0 and halting.healthy(self.state.counters.losses)

@@ -74,9 +74,9 @@ class Counters:
     best: dict[str, Any] | None = None
     """{"step", "score"} of the best validation so far."""
     losses: list[float | None] = field(default_factory=list)
-    """The last training losses that were logged, for the rule of divergence."""
+    """The last training losses that were logged, without what an adversary thinks, for the rule of divergence."""
     trained: dict[str, float] = field(default_factory=dict)
-    """{"loss", "tokens"}: sums of what was logged since the last validation."""
+    """{"loss", "tokens"}: sums of what was logged since the last validation, the loss as in `losses`."""
     validations: list[dict[str, Any]] = field(default_factory=list)
     """{"step", "score", "train_loss"} of the validations, for the rules of stopping."""
     alarms: dict[str, Any] = field(default_factory=dict)

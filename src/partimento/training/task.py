@@ -78,6 +78,7 @@ class Task(Protocol):
         `total` is the sum of the loss over the valid tokens (0-D, float32): the engine divides its gradients by the
         valid tokens of the whole optimizer step, so that accumulation and devices change nothing. `sums` are float32
         tensors of fixed shapes that add up over micro-batches, devices and steps; sums["tokens"] are the valid tokens.
+        sums["opinions"], where there is one, is the part of `total` that an adversary is the judge of.
         Its parameters are the module's, and it is the one thing that is wrapped for several devices, or recorded.
         """
 
@@ -96,8 +97,9 @@ class Task(Protocol):
     def count(self, batch: Any) -> float:
         """Valid tokens of the batch, known on the host: a step without any is refused before it is computed."""
 
-    def positions(self, window: int) -> int:
-        """Places at which the network works for such an item: what its arithmetic grows with."""
+    def positions(self, window: int) -> int | None:
+        """Places at which every layer works for such an item: what the arithmetic grows with. None where layers work at
+        different rates, or a second player works too: the share of the device's peak is not known then."""
 
     def frames(self, window: int) -> float:
         """Codec frames of an item whose window (or crop) is so long, for the frames per second that are logged."""

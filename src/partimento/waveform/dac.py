@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from partimento.waveform.blocks import full_precision
+from partimento.waveform.blocks import full_precision, snake
 
 LEVELS = 4
 LONGEST_STRIDE = 8
@@ -36,17 +36,14 @@ def strides_of(hop: int) -> tuple[int, ...]:
 
 
 class Snake(nn.Module):
-    """x + sin^2(a x) / a with an a for each channel of [B, C, N] (Ziyin et al., 2020); in float32 at least."""
+    """`snake` of [B, C, N], in float32 at least whatever autocast does."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.alpha_C = nn.Parameter(torch.ones(channels))
 
     def forward(self, x_BCN: Tensor) -> Tensor:
-        with full_precision(x_BCN):
-            x_BCN = x_BCN.to(self.alpha_C.dtype)
-            alpha_C1 = self.alpha_C[:, None]
-            return x_BCN + torch.sin(alpha_C1 * x_BCN).square() / (alpha_C1 + 1e-9)
+        return snake(x_BCN, self.alpha_C[:, None])
 
 
 class Unit(nn.Module):

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from partimento.waveform.blocks import full_precision
+
 SLOPE = 0.1  # of the leaky ReLU
 PEAK = 0.8  # every wave is brought to it: discriminators do not hear loudness
 AUDIBLE = 1e-3  # peak (-60 dBFS) under which levelling would bring up little but the noise of rounding
@@ -97,7 +99,7 @@ class Discriminators(nn.Module):
             raise ValueError(
                 f"these discriminators see waves [B, N] of {self.shortest} samples or more, not {list(wave_BN.shape)}"
             )
-        with _full_precision(wave_BN):
+        with full_precision(wave_BN):
             level_BN = levelled(wave_BN)
         seen = [member(level_BN) for member in self._each()]
         return [Seen(name, score, maps) for name, (score, maps) in zip(self.names, seen, strict=True)]
@@ -166,7 +168,7 @@ class RateDiscriminator(nn.Module):
         self.head = nn.Conv1d(channels[-1], 1, 3, padding=1)
 
     def forward(self, wave_BN: Tensor) -> tuple[Tensor, list[Tensor]]:
-        with _full_precision(wave_BN):
+        with full_precision(wave_BN):
             wave_BN = decimated(wave_BN, self.rate)
         maps = _through(self.layers, wave_BN[:, None])
         return self.head(maps[-1]), maps
@@ -189,7 +191,7 @@ class WindowDiscriminator(nn.Module):
         self.head = nn.Conv2d(width, 1, (3, 3), padding=(1, 1))
 
     def forward(self, wave_BN: Tensor) -> tuple[Tensor, list[Tensor]]:
-        with _full_precision(wave_BN):
+        with full_precision(wave_BN):
             spectrum_B2TF = self.spectrum(wave_BN)
         maps: list[Tensor] = []
         tops: list[Tensor] = []
@@ -258,7 +260,3 @@ def _reflected(wave_BN: Tensor, left: int, right: int) -> Tensor:
     a run would not resume bit for bit."""
     before, after = wave_BN[:, 1 : left + 1].flip(-1), wave_BN[:, wave_BN.shape[1] - 1 - right : -1].flip(-1)
     return torch.cat([before, wave_BN, after], -1)
-
-
-def _full_precision(like: Tensor) -> torch.autocast:
-    return torch.autocast(like.device.type, enabled=False)

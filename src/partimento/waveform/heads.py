@@ -86,6 +86,7 @@ def _added(parts_BTW: Tensor, hop: int) -> Tensor:
 
 
 @cache
+@torch.inference_mode(False)  # asked for first while evaluating, it is wanted in training too
 def _window(hop: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Sine [2 hop], the MDCT's: the squares of the two windows over a sample add up to 1."""
     place = (torch.arange(2 * hop, dtype=torch.float64, device="cpu") + 0.5) / (2 * hop)

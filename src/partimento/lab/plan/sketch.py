@@ -145,11 +145,10 @@ def _codec(config: CodecConfig) -> tuple[SoundObjective, Rival | None]:
 
 
 def _restorer(config: RestoreConfig) -> tuple[SoundObjective, Rival | None]:
-    from partimento.training.tasks.restore import RestoreObjective, generator_config
+    from partimento.training.tasks.restore import RestoreObjective, generator
     from partimento.training.tasks.sound import judges, rival
-    from partimento.waveform.generators import make_generator
 
-    module, discriminators = make_generator(generator_config(config.model)), judges(config)
+    module, discriminators = generator(config.model), judges(config)
     objective = RestoreObjective(module, config.data.sample_rate, config.loss, discriminators)
     return objective, rival(config, objective, discriminators)
 

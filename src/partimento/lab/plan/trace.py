@@ -160,9 +160,9 @@ def trace(
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
     hooks = torch.autograd.graph.saved_tensors_hooks(tracer.keep, lambda tensor: tensor)
     with _watched(objective, tracer), hooks, tracer, autocast, torch.random.fork_rng(devices=[]):
-        total, _ = objective(*inputs)
+        made = objective(*inputs)
     if backward:
-        total.backward()
+        made[0].backward()
     if tracer.fused is not None and inputs[0] is not None and inputs[0].is_meta:
         _fuse_head(tracer, tracer.fused, inputs[0])
     kept.blocks = sum(tracer.per_block.values())

@@ -218,7 +218,7 @@ def _few(rows: Sequence[Row]) -> list[str]:
     fewest = min((row.difference.n for row in rows if row.set == tables.EVERY), default=0)
     if fewest >= 8:
         return []
-    return [f"{fewest} sources make wide intervals: hold out more"]
+    return [f"{fewest} {'source makes' if fewest == 1 else 'sources make'} wide intervals: hold out more"]
 
 
 def _write(found: Evaluation, records: Sequence[Record], triplets: Sequence[Triplet], sample_rate: int) -> None:

@@ -90,7 +90,16 @@ class CodecTask(SoundTask):
 
     def start(self) -> None:
         """Statistics of the spectra, where they did not come with weights, from crops that no step uses."""
-        self.module.set_statistics(self._crops("statistics", STATISTICS_CROPS))
+        try:
+            self.module.set_statistics(self._crops("statistics", STATISTICS_CROPS))
+        except ValueError as err:
+            raise PartimentoError(
+                "CODEC021",
+                "the recordings to train on are silent",
+                where=", ".join(self.config.data.folders),
+                why=str(err),
+                next="partimento codec check FILES says how loud they are",
+            ) from err
 
     def batch(self, step: int, micro: int, attempt: int = 0) -> Batch:
         books = self.config.model.codebooks
@@ -109,8 +118,10 @@ class CodecTask(SoundTask):
     def count(self, batch: Batch) -> float:
         return float(len(batch.wave_BN))
 
-    def positions(self, window: int) -> int:
-        return window // self.module.config.hop
+    def positions(self, window: int) -> int | None:
+        network = self.module.config
+        on_samples = "dac" in (network.encoder, network.decoder)
+        return None if on_samples or self.rival is not None else window // network.hop
 
     def frames(self, window: int) -> float:
         return window / self.module.config.hop

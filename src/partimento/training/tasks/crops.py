@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,14 @@ def is_held_out(group: str) -> bool:
     return key("held-out", group) % 100 < HELD_OUT_PERCENT
 
 
+def held_out_of(groups: Collection[str]) -> set[str]:
+    """The groups that `is_held_out`; where that leaves a side empty, the one of two or more whose hash comes first."""
+    found = {group for group in groups if is_held_out(group)}
+    if len(groups) < 2 or 0 < len(found) < len(groups):
+        return found
+    return {min(groups, key=lambda group: (key("held-out", group) % 100, group))}
+
+
 def gather(data: Recordings, sample_rate: int) -> Sound:
     """Decode every recording of data.folders, play data.band_loops loops, split by the hash of what data.group names.
 
@@ -83,7 +91,9 @@ def gather(data: Recordings, sample_rate: int) -> Sound:
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoders and resampler leave Python's lock alone
         recordings = list(threads.map(lambda pair: read(pair[0], pair[1], data.group, sample_rate), found))
     recordings += [_play(index, data.held_out_styles, sample_rate) for index in range(data.band_loops)]
-    held_out = [r.kind == UNHEARD or is_held_out(r.group) for r in recordings]
+    chosen = held_out_of({r.group for r in recordings if r.kind != UNHEARD})
+    copies = {r.sha256 for r in recordings if r.kind == UNHEARD or r.group in chosen}
+    held_out = [r.sha256 in copies for r in recordings]  # the same file under another name, too
     sound = Sound(
         [r for r, held in zip(recordings, held_out, strict=True) if not held],
         [r for r, held in zip(recordings, held_out, strict=True) if held],
@@ -93,8 +103,8 @@ def gather(data: Recordings, sample_rate: int) -> Sound:
             "CODEC006",
             f"{len(sound.train)} recordings to train on and {len(sound.held_out)} held out",
             where=", ".join([*data.folders, f"{data.band_loops} band loops"]),
-            why=f"about {HELD_OUT_PERCENT} % of the {data.group} names are held out, by their hash; there are too few",
-            next="add recordings to data.folders, or set data.band_loops=60",
+            why=f"about {HELD_OUT_PERCENT} % of the {data.group}s are held out, by the hash of the name: it takes two",
+            next="data.group=file" if data.group == "folder" and len(found) > 1 else "add recordings to data.folders",
         )
     return sound
 

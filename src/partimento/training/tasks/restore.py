@@ -24,7 +24,7 @@ from partimento.training.stages import settings_at
 from partimento.training.task import Total, Using, alone
 from partimento.training.tasks.pairs import Excerpt, Pairs
 from partimento.training.tasks.sound import Made, SoundObjective, SoundTask, judges, rival
-from partimento.waveform.generators import GeneratorConfig, make_generator
+from partimento.waveform.generators import Generator, GeneratorConfig, make_generator
 
 EXCERPT_SECONDS = 4.0
 DEMO_PAIRS = 4
@@ -51,15 +51,16 @@ class RestoreObjective(SoundObjective):
 class RestoreTask(SoundTask):
     """One side of `training.task.Task`.
 
-    Raises CODEC006 and PAIRS... (data), AUDIO..., RESTORE... and TRAIN061 (model.weights), TRAIN055, TRAIN056 (ranks).
+    Raises CODEC006 and PAIRS... (data), AUDIO..., RESTORE... and TRAIN061 (model.weights), TRAIN062 (no such
+    network), TRAIN055, TRAIN056 (ranks).
     """
 
     def __init__(self, config: RestoreConfig, device: torch.device, rank: int = 0, world: int = 1) -> None:
         self.pairs = Pairs.open(config.data)
         super().__init__(config, device, rank, world, self.pairs.sample_rate)
         self.config = config
-        network = generator_config(config.model)
-        self.module = make_generator(network)
+        self.module = generator(config.model)
+        network = self.module.config
         self.identity: dict[str, Any] = dict(self.pairs.identity)
         if config.model.weights is not None:
             self._begin_with(Path(config.model.weights), network)
@@ -79,12 +80,15 @@ class RestoreTask(SoundTask):
     def _begin_with(self, folder: Path, network: GeneratorConfig) -> None:
         theirs, tensors, card = read_folder(folder)
         if theirs != network or card["sample_rate"] != self.sample_rate:
+            asked = {**network.to_json(), "sample_rate": self.sample_rate}
+            there = {**theirs.to_json(), "sample_rate": card["sample_rate"]}
+            others = [f"{name}={value} and not {asked[name]}" for name, value in there.items() if value != asked[name]]
             raise PartimentoError(
                 "TRAIN061",
                 f"{folder} is another network than the model that is to begin with it",
                 where="model.weights",
-                why=f"it is {theirs} at {card['sample_rate']} Hz, the configuration says {network}",
-                next="give model the same settings (card.json)",
+                why=f"it has {', '.join(others)}",
+                next="give model the same settings, and data the same sample_rate (card.json)",
             )
         self.module.load_state_dict(tensors)
 
@@ -100,8 +104,10 @@ class RestoreTask(SoundTask):
     def count(self, batch: Batch) -> float:
         return float(len(batch.target_BN))
 
-    def positions(self, window: int) -> int:
-        return window
+    def positions(self, window: int) -> int | None:
+        network = self.module.config
+        on_frames = network.net == "spectral" and self.rival is None
+        return window // network.hop if on_frames else None
 
     def frames(self, window: int) -> float:
         """There are no codec frames here: hundredths of a second, so that the log's rate means something."""
@@ -152,11 +158,23 @@ class RestoreTask(SoundTask):
         return damaged, target
 
 
-def generator_config(model: GeneratorModel) -> GeneratorConfig:
-    """The network that a configuration describes; what it leaves open is as the network was designed."""
+def generator(model: GeneratorModel) -> Generator:
+    """A new network as a configuration describes it; what it leaves open is as the network was designed.
+
+    Raises TRAIN062 (there is no such network).
+    """
     given: dict[str, Any] = {name: getattr(model, name) for name in ("width", "strides", "blocks", "stem", "hop")}
     given = {name: tuple(value) if name == "strides" else value for name, value in given.items() if value is not None}
-    return GeneratorConfig.of(model.net, residual=model.residual, **given)
+    try:
+        return make_generator(GeneratorConfig.of(model.net, residual=model.residual, **given))
+    except ValueError as err:
+        raise PartimentoError(
+            "TRAIN062",
+            f"there is no {model.net} network of this shape",
+            where="[model]",
+            why=str(err),
+            next="leave out " + ", ".join(f"model.{name}" for name in given) + ": it is as it was designed then",
+        ) from err
 
 
 def _figures(made_1N: Tensor, target_1N: Tensor, sample_rate: int) -> Tensor:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from partimento.config import SoundConfig, SoundLoss, SoundOptim
+from partimento.config import CodecConfig, SoundConfig, SoundLoss, SoundOptim
 from partimento.errors import PartimentoError
 from partimento.training.feed import send
 from partimento.training.stages import check_shares, settings_at, stages
@@ -81,12 +81,17 @@ class SoundObjective(nn.Module):
         total = torch.stack([weights[name] * values[name] for name in values]).sum()
         sums = {"tokens": items, **{name: value.detach() for name, value in values.items()}}
         if made.wave_BN.requires_grad:
-            total, pulls = _through_the_wave(made.wave_BN, values, weights, total, norms_P, names)
+            # A backward pass in here would round the products of the distances' gradients, as forward ones of networks.
+            with torch.autocast(made.wave_BN.device.type, enabled=False):
+                total, pulls = _through_the_wave(made.wave_BN, values, weights, total, norms_P, names)
             sums |= {f"pull_{name}": norm * items for name, norm in pulls.items()}
-        zero = torch.zeros_like(items)  # the log has one layout, whether the adversary plays already or not
-        for name in OPINIONS if self.judged else ():
-            sums.setdefault(name, zero)
-            sums.setdefault(f"pull_{name}", zero)
+        if self.judged:  # the log has one layout, whether the adversary plays already or not
+            zero = torch.zeros_like(items)
+            for name in OPINIONS:
+                sums.setdefault(name, zero)
+                sums.setdefault(f"pull_{name}", zero)
+            heard = [weights[name] * sums[name] for name in OPINIONS if name in weights]
+            sums["opinions"] = torch.stack([zero, *heard]).sum()
         sums |= {name: value.detach() * items for name, value in made.inner_figures.items()}
         return total + made.inner * items, sums
 
@@ -188,6 +193,7 @@ def judges(config: SoundConfig) -> Discriminators | None:
             wanted.rate_width,
         )
     )
+    hop = config.model.hop if isinstance(config, CodecConfig) else 1
     for stage in stages(config):
         if stage.window < found.shortest:
             raise PartimentoError(
@@ -195,7 +201,7 @@ def judges(config: SoundConfig) -> Discriminators | None:
                 f"a crop of {stage.window} samples is too short for the adversary, which sees {found.shortest} or more",
                 where=f"the stage from step {stage.start} on",
                 why="its largest window has to be filled, and mirrored at both ends",
-                next=f"data.crop={found.shortest}, or smaller adversary.windows",
+                next=f"data.crop={-(-found.shortest // hop) * hop}, or smaller adversary.windows",
             )
     return found
 
@@ -215,13 +221,15 @@ def rival(config: SoundConfig, objective: SoundObjective, discriminators: Discri
     update = {name: value for name, value in given.items() if value is not None}
     optim: SoundOptim = config.optim.model_copy(update=update)
     once = config.optim.accumulate == 1 and all(stage.accumulate in (None, 1) for stage in config.train.stages)
-    keeps = once and not config.train.cuda_graphs
-    player = RivalObjective(discriminators, objective, keeps)
+    player = RivalObjective(discriminators, objective, keeps=once)
     return Rival(discriminators, player, optim, wanted.start or 0, wanted.every, RivalObjective.figures)
 
 
 class SoundTask:
-    """What the tasks of both families do alike. Everything is drawn by (seed, step, micro, item)."""
+    """What the tasks of both families do alike. Everything is drawn by (seed, step, micro, item).
+
+    Raises TRAIN042 (CUDA graphs), TRAIN055 (weights in shares) and TRAIN056 (ranks).
+    """
 
     score = "mel7"
 
@@ -232,6 +240,13 @@ class SoundTask:
                 f"the family {config.family!r} does not train with its weights in shares",
                 why="its networks are small and there may be two of them; every device holds them whole",
                 next="train.parallel=ddp",
+            )
+        if config.train.cuda_graphs:
+            raise PartimentoError(
+                "TRAIN042",
+                "forward and backward cannot be recorded as a CUDA graph",
+                why=f"in a step of the family {config.family!r} the host decides: what plays, and what the books note",
+                next="set train.cuda_graphs=false",
             )
         check_shares(stages(config), world)
         self.settings = config

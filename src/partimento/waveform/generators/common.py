@@ -1,4 +1,4 @@
-"""What the generators share: their configuration, exact lengths and reach, Snake, and the block between frames."""
+"""What the generators share: their configuration, exact lengths and reach, Snake and resampling layers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from partimento.models.linear import Linear
+from partimento.waveform.blocks import Block, snake
 
 Span: TypeAlias = tuple[Tensor, Tensor]
 """First and last index [P] that each of P places needs; int64."""
@@ -104,48 +104,14 @@ class Generator(nn.Module):
 
 
 class Snake(nn.Module):
-    """x + sin²(αx) / α, α of each channel (Ziyin et al., 2020, as DAC has it); [B, C, T], in float32 or better.
-
-    In half precision αx has too few digits for the sine.
-    """
+    """`snake` of [B, C, T], in the precision of what comes in."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(1, channels, 1))
 
     def forward(self, x_BCT: Tensor) -> Tensor:
-        with full_precision(x_BCT):
-            x = x_BCT.to(torch.promote_types(x_BCT.dtype, torch.float32))
-            return (x + torch.sin(self.alpha * x).square() / (self.alpha + 1e-9)).to(x_BCT.dtype)
-
-
-class ConvNeXt(nn.Module):
-    """ConvNeXt block (Liu et al., 2022): each channel over `kernel` frames, then all channels of each frame.
-
-    [B, T, C] or, with `channels_first`, [B, C, T]. The published scale of 1e-6 hardly learns in runs of some thousand
-    steps, so it begins with 0.2. `partimento.models.linear` is more than twice as fast as torch's linear layer here.
-    """
-
-    def __init__(
-        self, width: int, kernel: int, expansion: int, *, norm: bool = True, channels_first: bool = False
-    ) -> None:
-        super().__init__()
-        self.channels_first = channels_first
-        self.mix_frames = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
-        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
-        self.up = Linear(width, expansion * width)
-        self.down = Linear(expansion * width, width)
-        self.scale = nn.Parameter(torch.full((width,), 0.2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y_BCT = self.mix_frames(x if self.channels_first else x.transpose(1, 2))
-        y_BTC = self.scale * self.down(F.gelu(self.up(self.norm(y_BCT.transpose(1, 2)))))
-        return x + (y_BTC.transpose(1, 2) if self.channels_first else y_BTC)
-
-
-def full_precision(like: Tensor) -> torch.autocast:
-    """Transforms, the layer that makes samples and Snake never run in half precision: a wave in bf16 has 55 dB."""
-    return torch.autocast(like.device.type, enabled=False)
+        return snake(x_BCT, self.alpha).to(x_BCT.dtype)
 
 
 def down(inputs: int, outputs: int, factor: int) -> nn.Conv1d:
@@ -193,7 +159,7 @@ def needed(module: nn.Module, span: Span) -> Span:
             return first * stride - padding, last * stride - padding + dilation * (kernel - 1)
         # Input i reaches the outputs i * stride - padding + (0 ... kernel - 1).
         return -((kernel - 1 - first - padding) // stride), (last + padding) // stride
-    if isinstance(module, ConvNeXt):
+    if isinstance(module, Block):
         return needed(module.mix_frames, span)
     own = getattr(module, "needed", None)
     return own(span) if own else span

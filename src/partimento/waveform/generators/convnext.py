@@ -7,7 +7,8 @@ from operator import mul
 
 from torch import nn
 
-from partimento.waveform.generators.common import ConvNeXt, GeneratorConfig, up
+from partimento.waveform.blocks import Block
+from partimento.waveform.generators.common import GeneratorConfig, up
 from partimento.waveform.generators.resample import Down, Up
 from partimento.waveform.generators.unet import Parts, UNet
 
@@ -27,7 +28,7 @@ def up_to_samples(channels: int, factor: int) -> nn.Module:
 
 
 def _unit(channels: int, index: int) -> nn.Module:
-    return ConvNeXt(channels, KERNEL, EXPANSION, channels_first=True)
+    return Block(channels, EXPANSION, KERNEL, channels_first=True)
 
 
 def _nothing(channels: int) -> nn.Module:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from partimento.waveform.generators.common import ConvNeXt, GeneratorConfig
+from partimento.waveform.blocks import Block
+from partimento.waveform.generators.common import GeneratorConfig
 from partimento.waveform.generators.convnext import up_to_samples
 from partimento.waveform.generators.resample import Down, Up
 from partimento.waveform.generators.unet import Parts, UNet
@@ -24,7 +25,7 @@ class PatchUNet(UNet):
 
 
 def _unit(channels: int, index: int) -> nn.Module:
-    return ConvNeXt(channels, KERNELS[index % len(KERNELS)], EXPANSION, norm=False, channels_first=True)
+    return Block(channels, EXPANSION, KERNELS[index % len(KERNELS)], norm=False, channels_first=True)
 
 
 def _nothing(channels: int) -> nn.Module:

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from partimento.models.linear import Linear
-from partimento.waveform.generators.common import ConvNeXt, Generator, GeneratorConfig, full_precision
+from partimento.waveform.blocks import Block, full_precision
+from partimento.waveform.generators.common import Generator, GeneratorConfig
 
 OVERLAP = 4  # frames that a sample lies in
 KERNEL, EXPANSION = 7, 3
@@ -36,7 +37,7 @@ class SpectralNet(Generator):
         bins = window // 2 + 1
         self.register_buffer("taper_W", torch.hann_window(window, dtype=torch.float64).float(), persistent=False)
         self.enter = Linear(3 * bins, width)
-        self.blocks = nn.ModuleList(ConvNeXt(width, KERNEL, EXPANSION) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(Block(width, EXPANSION, KERNEL) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(width)
         self.head = Linear(width, 3 * bins)
         self._begin_as_identity(self.head)

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from partimento.waveform.blocks import full_precision
 from partimento.waveform.generators.common import (
     Generator,
     GeneratorConfig,
     Span,
     context_of,
     down,
-    full_precision,
     needed,
 )
 
