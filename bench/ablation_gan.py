@@ -311,6 +311,7 @@ def _page(
         *_one_against_other(cells),
         "",
     ]
+    lines += ["## What it says", "", *_reading(cells), ""]
     if long is not None:
         lines += [
             "## Trained for longer, shift by shift",
@@ -338,6 +339,34 @@ def _against_input(cells: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
     distance = np.mean([row["input"]["mel7"] for row in some[0]["rows"]])
     shares = [_share(some[:1], "input", artifact) for artifact in ARTIFACTS]
     yield "| " + " | ".join(["the input", f"{distance:.3f}", "", "", "", *shares, "", ""]) + " |"
+
+
+def _reading(cells: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
+    """What the intervals allow to be said, and nothing else."""
+    gains = [_gain(results, "mel7") for results in cells.values()]
+    better = sum(gain.excludes_zero and gain.mean < 0 for gain in gains)
+    yield f"- {better} of the {len(cells)} cleaners bring music nearer to the original, by an interval without 0."
+    for title, of in (("An adversary", "adversary:"), ("Muon instead of AdamW", "Muon"), ("bf16", "bf16")):
+        effects = [_effect(cells, *sides) for name, sides in _contrasts() if name.startswith(of)]
+        worse, gain = (sum(e.excludes_zero and sign * e.mean > 0 for e in effects) for sign in (1, -1))
+        open_ = len(effects) - worse - gain
+        means = " to ".join(f"{value:+.3f}" for value in (min(e.mean for e in effects), max(e.mean for e in effects)))
+        yield (
+            f"- {title}: worse in mel7 in {worse} of {len(effects)} comparisons, better in {gain}, undecided in {open_}"
+            f" (means {means})."
+        )
+    seconds = {
+        players: np.median([one["step_seconds"] for cell, rs in cells.items() if f"-{players}-" in cell for one in rs])
+        for players in PLAYERS
+    }
+    yield f"- A step with the adversary took {seconds['gan'] / seconds['none']:.1f} times as long (median, one core)."
+    sides = {"-none-": "without adversary", "-gan-": "with it", "adamw": "of AdamW's", "muon": "of Muon's"}
+    for artifact in ARTIFACTS:
+        told = []
+        for part, name in sides.items():
+            rows = [row for cell in cells if part in cell for one in cells[cell] for row in one["rows"]]
+            told.append(f"{100 * np.mean([artifact in row['output']['artifacts'] for row in rows]):.0f} % {name}")
+        yield f"- {artifact.replace('_', ' ').capitalize()}, share of the outputs: {', '.join(told)}."
 
 
 def _share(results: Sequence[dict[str, Any]], which: str, artifact: str) -> str:
