@@ -88,7 +88,8 @@ def test_the_card_says_what_it_is(root: Path) -> None:
 def test_codes_outlive_their_decoder(root: Path, tmp_path: Path, decoder: str) -> None:
     config = configuration(root, weights=str(root / "codec"), freeze_codes=True, decoder=decoder)
     train(config, runs=tmp_path, run="decoder")
-    card = export_resident(tmp_path / "decoder", tmp_path / "better", name="mine")
+    card = export_resident(tmp_path / "decoder", tmp_path / "better")
+    assert card["name"] == "mine", "whose codes it kept"
     assert card["recipe"]["config"]["model"]["weights"] == "codec"
     before, after = open_codec(str(root / "codec")), open_codec(str(tmp_path / "better"))
     assert before.spec == after.spec
@@ -105,7 +106,7 @@ def test_a_decoder_is_not_exported_with_other_codes(root: Path, tmp_path: Path) 
     train(configuration(root, weights=str(base), freeze_codes=True), runs=tmp_path, run="decoder")
     train(configuration(root, latent=4, start_step=3), runs=tmp_path, run="other")
     shutil.rmtree(base)
-    export_resident(tmp_path / "other", base, name="mine")
+    assert export_resident(tmp_path / "other", base)["name"] == "base"
     with pytest.raises(PartimentoError) as caught:
         export_resident(tmp_path / "decoder", tmp_path / "out", name="mine")
     assert caught.value.code == "CODEC041"

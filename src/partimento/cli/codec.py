@@ -131,10 +131,10 @@ def _heard(
 @command.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="Folder of the codec.")
-@click.option("--name", default="resident-44k", show_default=True, help="What packs of its codes call it.")
+@click.option("--name", help="What packs of its codes call it: the folder's name, or that of the codes that were kept.")
 @quiet_option
 @json_option
-def export(run: Path, folder: Path, name: str, quiet: bool, as_json: bool) -> None:
+def export(run: Path, folder: Path, name: str | None, quiet: bool, as_json: bool) -> None:
     """Write the codec that RUN trained: weights in half precision, and a card with its measured figures.
 
     That of its best validation is taken. The folder can be given to --codec everywhere, and to model.weights to train

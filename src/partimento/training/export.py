@@ -12,7 +12,7 @@ from torch import Tensor
 
 from partimento import commit
 from partimento.codecs.measure import Passage, passage, summary
-from partimento.codecs.resident import RESIDENT, from_weights, pack_weights, read_network, spec_of, write_codec
+from partimento.codecs.resident import from_weights, pack_weights, read_network, spec_of, write_codec
 from partimento.config import CodecConfig, parse
 from partimento.errors import PartimentoError
 from partimento.progress import Progress, Quiet
@@ -23,9 +23,12 @@ from partimento.waveform.autoencoder import AutoencoderConfig, decides_codes
 
 
 def export_resident(
-    run: str | Path, folder: str | Path, *, name: str = RESIDENT, progress: Progress | None = None
+    run: str | Path, folder: str | Path, *, name: str | None = None, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Write weights.safetensors and card.json of a run of the `codec` family into `folder`; returns the card.
+
+    `name` is what packs of its codes call it: that of the codec whose codes the run kept (`model.freeze_codes`), whose
+    packs then fit, else the folder's name, unless it is given.
 
     Takes the checkpoint with the best validation, or the newest where none was validated (averaged weights, if it has
     any), and measures it on every held-out recording, which the run's data must still be there for. Raises WEIGHTS008
@@ -59,7 +62,7 @@ def export_resident(
     content = pack_weights({**saved.parts[part], **_kept(config, saved.state["identity"])})
     card = {
         "schema": 1,
-        "name": name,
+        "name": name or _kept_name(config) or Path(folder).resolve().name,
         "description": _described(network),
         "licence": "Apache-2.0",
         **saved.state["description"],
@@ -111,6 +114,12 @@ def _described(network: AutoencoderConfig) -> str:
     books = {"averaged": "residual vector quantizer", "factorised": "DAC's factorised residual vector quantizer"}
     encoder, decoder = trunks[network.encoder], trunks[network.decoder]
     return f"Neural audio codec, mono. Encoder: {encoder}. Decoder: {decoder}. Codes: {books[network.lookup]}."
+
+
+def _kept_name(config: CodecConfig) -> str | None:
+    if not config.model.freeze_codes or config.model.weights is None:
+        return None
+    return str(read_network(config.model.weights)[2]["name"])
 
 
 def _amounts(recordings: list[Recording], sample_rate: int) -> dict[str, dict[str, float]]:
