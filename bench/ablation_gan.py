@@ -38,6 +38,7 @@ from partimento.lab.restored.artifacts import faults
 from partimento.lab.restored.intervals import Interval, difference_over_seeds, paired_bootstrap
 from partimento.lab.restored.metrics import compare
 from partimento.runs.events import read_events
+from partimento.runs.run import Run
 from partimento.training.engine import train
 from partimento.training.restorer import load_restorer
 from partimento.training.tasks.pairs import Excerpt, Pairs
@@ -316,12 +317,25 @@ def _page(
         lines += [
             "## Trained for longer, shift by shift",
             "",
-            f"`{long_run.name if long_run else ''}` on the same held-out pairs; intervals over {sources} recordings.",
+            f"{_told_of(long_run)} The same held-out pairs; intervals over {sources} recordings.",
             "",
             *_by_shift(long),
             "",
         ]
     return "\n".join("\n".join(textwrap.wrap(line, 120)) if line[:1].isupper() else line for line in lines)
+
+
+def _told_of(run: Path | None) -> str:
+    """What the longer run was, where it is a run and not a folder of weights."""
+    if run is None or not (run / "run.json").exists():
+        return "A restorer that was trained elsewhere."
+    config, events = Run.open(run).record["config"], read_events(Run.open(run).events_path)
+    optim, steps = config["optim"], config["train"]["steps"]
+    seconds = float(np.median([event["seconds_p50"] for event in events if event.get("seconds_p50")]))
+    return (
+        f"{steps:,} steps of {optim['batch']} crops, no adversary, {optim['name']}, the network as it is designed"
+        f" ({config['model']['net']}), tunes beside other recordings; some {steps * seconds / 60:.0f} minutes of one core."
+    )
 
 
 def _against_input(cells: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
