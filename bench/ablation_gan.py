@@ -333,7 +333,7 @@ def _told_of(run: Path | None) -> str:
     optim, steps = config["optim"], config["train"]["steps"]
     seconds = float(np.median([event["seconds_p50"] for event in events if event.get("seconds_p50")]))
     return (
-        f"Trained for {steps:,} steps of {optim['batch']} crops without an adversary, by {optim['name']}: the network as"
+        f"Trained for {steps:,} steps of {optim['batch']} crops without adversary, by {optim['name']}: the network as"
         f" it is designed ({config['model']['net']}), on tunes beside other recordings, in some"
         f" {steps * seconds / 60:.0f} minutes of one core."
     )
