@@ -41,8 +41,10 @@ class Rival:
         return step >= self.start and (step - self.start) % self.every == 0
 
     def ramp(self, step: int) -> float:
-        """In [0, 1]: how far it is taken in, over as many steps as the warm-up has; 0 before it plays. A start at step 0
-        has the schedule's warm-up anyway."""
+        """In [0, 1]: how far it is taken in, over as many steps as the warm-up has; 0 before it plays.
+
+        A start at step 0 has the schedule's warm-up anyway.
+        """
         if self.start == 0:
             return 1.0
         return min(1.0, max(0.0, (step - self.start + 1) / max(1, self.optim.warmup)))
