@@ -78,8 +78,8 @@ class AutoencoderModel(Section):
     """Samples of one frame of codes."""
     encoder: Literal["mdct", "dac"] = "mdct"
     """What the encoder sees: MDCT frames, or the samples, by DAC's strided convolutions."""
-    decoder: Literal["mdct", "stft", "dac"] = "mdct"
-    """What the decoder makes: MDCT frames, complex STFT frames, or samples."""
+    decoder: Literal["mdct", "stft", "dual", "dac"] = "mdct"
+    """What the decoder makes: MDCT frames, complex STFT frames, those of short and of long windows, or samples."""
     width: Positive = 256
     """Of a trunk between frames; of DAC's networks on samples the channels at the frame rate, halved at each stride."""
     expansion: Positive = 3

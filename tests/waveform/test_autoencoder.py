@@ -22,6 +22,7 @@ TINY = AutoencoderConfig(hop=32, width=16, encoder_layers=1, decoder_layers=2, l
 KINDS = {
     "mdct": TINY,
     "mdct to stft": replace(TINY, decoder="stft", hop=24),
+    "mdct to dual": replace(TINY, decoder="dual", hop=24),
     "mdct to dac, factorised": replace(TINY, decoder="dac", lookup="factorised", factor=3),
     "dac to mdct": replace(TINY, encoder="dac"),
     "dac to stft": replace(TINY, encoder="dac", decoder="stft", hop=24),
@@ -127,26 +128,36 @@ def test_silence_and_loud_noise_stay_finite(kind: str) -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(samples=st.integers(1, 400), hop=st.sampled_from([2, 24, 32]))
-def test_stft_frames_are_inverted_exactly(samples: int, hop: int) -> None:
+@given(samples=st.integers(1, 400), hop=st.sampled_from([2, 24, 32]), span=st.sampled_from([2, 4, 8]))
+def test_stft_frames_are_inverted_exactly(samples: int, hop: int, span: int) -> None:
     wave = noise(2, samples).double()
-    spectrum = heads.frames(wave, hop)
+    spectrum = heads.frames(wave, hop, span)
     frames = math.ceil(samples / hop)
-    assert spectrum.shape == (2, frames, hop + 1)
-    back = heads.overlap_add(spectrum, hop)
+    assert spectrum.shape == (2, frames, span * hop // 2 + 1)
+    back = heads.overlap_add(spectrum, hop, span)
     assert back.shape == (2, frames * hop)
     assert float((back[:, :samples] - wave).abs().max()) < 1e-14
 
 
-def test_stft_bins_have_the_size_of_the_wave() -> None:
-    power = heads.frames(noise(1, 64 * 400), 64)[:, 4:-4].abs().square().mean()
+@pytest.mark.parametrize("span", [2, 8])
+def test_stft_bins_have_the_size_of_the_wave(span: int) -> None:
+    power = heads.frames(noise(1, 64 * 400), 64, span)[:, 4:-4].abs().square().mean()
     assert float(power.sqrt()) == pytest.approx(0.1, rel=0.02)
 
 
+def test_low_bins_alone_are_a_low_pass() -> None:
+    hop, samples = 64, 64 * 60
+    time = torch.arange(samples, dtype=torch.float64)
+    low, high = torch.sin(0.1 * time)[None], torch.sin(2.0 * time)[None]
+    lowest = heads.frames(low + high, hop, 8)[..., : hop + 1]
+    heard = heads.overlap_add(lowest, hop, 8)[:, 8 * hop : -8 * hop]
+    assert float((heard - low[:, 8 * hop : -8 * hop]).abs().max()) < 1e-4
+
+
 def test_statistics_leave_silence_out() -> None:
-    for decoder, names in (("mdct", ["mean_M"]), ("stft", ["mean_M", "mean_F"])):
+    for decoder, names in (("mdct", ["mean_M"]), ("stft", ["mean_M", "mean_F"]), ("dual", ["mean_M", "mean_F", "mean_L"])):
         network = Autoencoder(replace(TINY, decoder=decoder))
-        network.set_statistics(torch.cat([noise(4, 1024), torch.zeros(4, 1024)], 1))
+        network.set_statistics(torch.cat([noise(4, 4096), torch.zeros(4, 1024)], 1))
         for name in names:  # white noise of deviation 0.1 through an orthonormal transform
             assert float(getattr(network, name).mean()) == pytest.approx(math.log(0.1), abs=0.5)
         kept = {name: getattr(network, name).clone() for name in names}

@@ -109,6 +109,7 @@ def _described(network: AutoencoderConfig) -> str:
     trunks = {
         "mdct": "ConvNeXt blocks between MDCT frames",
         "stft": "ConvNeXt blocks to complex STFT frames",
+        "dual": "ConvNeXt blocks to complex STFT frames of short and of long windows",
         "dac": "DAC's convolutions on samples",
     }
     books = {"averaged": "residual vector quantizer", "factorised": "DAC's factorised residual vector quantizer"}

@@ -5,6 +5,7 @@
     encoder  mdct  MDCT frames and their magnitudes through ConvNeXt blocks     dac  DAC's strided convolutions
     decoder  mdct  ConvNeXt blocks, then gain and shape of MDCT coefficients    dac  DAC's transposed convolutions
              stft  ConvNeXt blocks, then gain and complex shape of STFT bins
+             dual  as stft, plus the lowest bins of windows four times as long, which tell partials apart
     lookup   averaged  books of the latent's width, moved by averages           factorised  DAC's, by gradient
 
 A network between frames costs a hundredth of one on samples, and the MDCT reconstructs perfectly where it is given
@@ -31,6 +32,7 @@ from partimento.waveform.quantizer import ResidualQuantizer
 
 __all__ = ["TRAINING_ONLY", "Autoencoder", "AutoencoderConfig", "Block", "Reconstruction", "decides_codes"]
 
+LONG = 8  # hops of the long windows of a dual decoder; it makes their lowest hop + 1 bins, a quarter of the band
 # Of the quantizer's buffers, what only its training needs.
 TRAINING_ONLY = ("quantizer.counts_KV", "quantizer.sums_KVD", "quantizer.started")
 
@@ -58,7 +60,7 @@ class AutoencoderConfig:
     factor: int = 8
 
     def __post_init__(self) -> None:
-        known = {"encoder": ("mdct", "dac"), "decoder": ("mdct", "stft", "dac"), "lookup": ("averaged", "factorised")}
+        known = {"encoder": ("mdct", "dac"), "decoder": ("mdct", "stft", "dual", "dac"), "lookup": ("averaged", "factorised")}
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"the {name} is one of {', '.join(values)}, not {getattr(self, name)!r}")
@@ -93,6 +95,8 @@ class Autoencoder(nn.Module):
     scale_M: Tensor
     mean_F: Tensor
     scale_F: Tensor
+    mean_L: Tensor
+    scale_L: Tensor
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -102,9 +106,12 @@ class Autoencoder(nn.Module):
         if "mdct" in (config.encoder, config.decoder):
             self.register_buffer("mean_M", torch.zeros(M))
             self.register_buffer("scale_M", torch.ones(M))
-        if config.decoder == "stft":
+        if config.decoder in ("stft", "dual"):
             self.register_buffer("mean_F", torch.zeros(M + 1))
             self.register_buffer("scale_F", torch.ones(M + 1))
+        if config.decoder == "dual":
+            self.register_buffer("mean_L", torch.zeros(M + 1))
+            self.register_buffer("scale_L", torch.ones(M + 1))
         self.encoder: Trunk | DacEncoder
         self.decoder: Trunk | DacDecoder
         if config.encoder == "mdct":
@@ -115,7 +122,7 @@ class Autoencoder(nn.Module):
         if config.decoder == "dac":
             self.decoder = DacDecoder(strides_of(M)[::-1], D, config.latent)
         else:
-            made = 2 * M if config.decoder == "mdct" else 3 * (M + 1)
+            made = {"mdct": 2 * M, "stft": 3 * (M + 1), "dual": 6 * (M + 1)}[config.decoder]
             self.decoder = Trunk(config.latent, D, made, config.decoder_layers, config.expansion)
         sizes = (config.codebooks, config.cardinality, config.latent)
         self.quantizer: ResidualQuantizer | FactorisedQuantizer = (
@@ -125,7 +132,8 @@ class Autoencoder(nn.Module):
     @property
     def context_frames(self) -> int:
         """Frames on each side that can influence a frame of codes, or a frame of the decoded wave."""
-        beside = {"mdct": 1, "stft": 1, "dac": 0}  # windows of two hops reach into the frames on both sides
+        # Windows of two hops reach into the frames on both sides, those of 8 into four.
+        beside = {"mdct": 1, "stft": 1, "dual": LONG // 2, "dac": 0}
         return max(self.encoder.reach + beside[self.config.encoder], self.decoder.reach + beside[self.config.decoder])
 
     def forward(self, wave_BN: Tensor, books_B: Tensor | None = None) -> Reconstruction:
@@ -162,7 +170,11 @@ class Autoencoder(nn.Module):
         with full_precision(latent_BTD):
             if self.config.decoder == "mdct":
                 return heads.mdct_wave(made_BTF, self.mean_M, self.scale_M)
-            return heads.stft_wave(made_BTF, self.mean_F, self.scale_F, self.config.hop)
+            if self.config.decoder == "stft":
+                return heads.stft_wave(made_BTF, self.mean_F, self.scale_F, self.config.hop)
+            short_BTF, long_BTF = made_BTF.chunk(2, -1)
+            long_BN = heads.stft_wave(long_BTF, self.mean_L, self.scale_L, self.config.hop, LONG)
+            return long_BN + heads.stft_wave(short_BTF, self.mean_F, self.scale_F, self.config.hop)
 
     @torch.no_grad()
     def set_statistics(self, wave_BN: Tensor) -> None:
@@ -176,11 +188,16 @@ class Autoencoder(nn.Module):
             log_BTM = heads.log_magnitude(mdct(wave_BN, hop), mdst(wave_BN, hop))
             for buffer, value in zip((self.mean_M, self.scale_M), heads.statistics(log_BTM), strict=True):
                 buffer.copy_(value)
-        if self.config.decoder == "stft" and not self.mean_F.any():
-            spectrum = heads.frames(wave_BN, hop)
-            log_BTF = heads.log_magnitude(spectrum.real, spectrum.imag)
-            for buffer, value in zip((self.mean_F, self.scale_F), heads.statistics(log_BTF), strict=True):
-                buffer.copy_(value)
+        if self.config.decoder in ("stft", "dual") and not self.mean_F.any():
+            self._set_bins(wave_BN, 2, self.mean_F, self.scale_F)
+        if self.config.decoder == "dual" and not self.mean_L.any():
+            self._set_bins(wave_BN, LONG, self.mean_L, self.scale_L)
+
+    def _set_bins(self, wave_BN: Tensor, span: int, mean_F: Tensor, scale_F: Tensor) -> None:
+        spectrum = heads.frames(wave_BN, self.config.hop, span)[..., : len(mean_F)]
+        mean, scale = heads.statistics(heads.log_magnitude(spectrum.real, spectrum.imag))
+        mean_F.copy_(mean)
+        scale_F.copy_(scale)
 
     def codes_state(self) -> dict[str, Tensor]:
         """The tensors of the state that decide the codes: encoder, its statistics, books."""
