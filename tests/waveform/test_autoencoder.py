@@ -155,14 +155,18 @@ def test_low_bins_alone_are_a_low_pass() -> None:
 
 
 def test_statistics_leave_silence_out() -> None:
-    for decoder, names in (("mdct", ["mean_M"]), ("stft", ["mean_M", "mean_F"]), ("dual", ["mean_M", "mean_F", "mean_L"])):
+    for decoder, names in (
+        ("mdct", ["mean_M"]),
+        ("stft", ["mean_M", "mean_F"]),
+        ("dual", ["mean_M", "mean_F", "mean_L"]),
+    ):
         network = Autoencoder(replace(TINY, decoder=decoder))
         network.set_statistics(torch.cat([noise(4, 4096), torch.zeros(4, 1024)], 1))
         for name in names:  # white noise of deviation 0.1 through an orthonormal transform
             assert float(getattr(network, name).mean()) == pytest.approx(math.log(0.1), abs=0.5)
-        kept = {name: getattr(network, name).clone() for name in names}
+        before = {name: getattr(network, name).clone() for name in names}
         network.set_statistics(noise(4, 1024) * 5)
-        assert all(torch.equal(kept[name], getattr(network, name)) for name in names)
+        assert all(torch.equal(before[name], getattr(network, name)) for name in names)
     with pytest.raises(ValueError, match="silence"):
         Autoencoder(TINY).set_statistics(torch.zeros(1, 256))
     only_samples = Autoencoder(KINDS["dac, factorised"])

@@ -60,7 +60,11 @@ class AutoencoderConfig:
     factor: int = 8
 
     def __post_init__(self) -> None:
-        known = {"encoder": ("mdct", "dac"), "decoder": ("mdct", "stft", "dual", "dac"), "lookup": ("averaged", "factorised")}
+        known = {
+            "encoder": ("mdct", "dac"),
+            "decoder": ("mdct", "stft", "dual", "dac"),
+            "lookup": ("averaged", "factorised"),
+        }
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"the {name} is one of {', '.join(values)}, not {getattr(self, name)!r}")
