@@ -17,13 +17,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
+from partimento.code_settings import CodesData, DecoderModel, DiaData, DiaModel, MotModel
 from partimento.errors import PartimentoError
 from partimento.settings import (
-    CodesData,
-    DecoderModel,
     Demo,
-    DiaData,
-    DiaModel,
     Group,
     Guard,
     Loss,
@@ -63,6 +60,8 @@ __all__ = [
     "Group",
     "Guard",
     "Loss",
+    "MotConfig",
+    "MotModel",
     "Optim",
     "PairData",
     "Positive",
@@ -116,6 +115,25 @@ class DiaConfig(Section):
         return _checked_stages(self)
 
 
+class MotConfig(Section):
+    """Mixture of transformers: a frozen Llama with experts for audio, which reads captions and plays codes."""
+
+    family: Literal["mot"]
+    data: DiaData
+    model: MotModel
+    optim: Optim = Optim()
+    loss: Loss = Loss()
+    guard: Guard = Guard()
+    train: Train = Train()
+    demo: Demo = Demo()
+
+    @model_validator(mode="after")
+    def _checked(self) -> MotConfig:
+        if self.train.parallel == "fsdp":
+            raise ValueError('train.parallel = "fsdp" is not for the family mot, whose frozen weights are whole: "ddp"')
+        return _checked_stages(self)
+
+
 class CodecConfig(Section):
     """Our own neural codec."""
 
@@ -154,7 +172,7 @@ class RestoreConfig(Section):
         return _checked_stages(self)
 
 
-AnyConfig = TypeVar("AnyConfig", RvqConfig, DiaConfig, CodecConfig, RestoreConfig)
+AnyConfig = TypeVar("AnyConfig", RvqConfig, DiaConfig, MotConfig, CodecConfig, RestoreConfig)
 
 
 def _checked_stages(config: AnyConfig) -> AnyConfig:
@@ -164,12 +182,13 @@ def _checked_stages(config: AnyConfig) -> AnyConfig:
     return config
 
 
-CodesConfig = RvqConfig | DiaConfig
+CodesConfig = RvqConfig | DiaConfig | MotConfig
 SoundConfig = CodecConfig | RestoreConfig
 Config = CodesConfig | SoundConfig
-FAMILIES: dict[str, type[RvqConfig] | type[DiaConfig] | type[CodecConfig] | type[RestoreConfig]] = {
+FAMILIES: dict[str, type[Config]] = {
     "rvq": RvqConfig,
     "dia": DiaConfig,
+    "mot": MotConfig,
     "codec": CodecConfig,
     "restore": RestoreConfig,
 }

@@ -1,10 +1,11 @@
-"""The sections of a configuration, one class each: what they mean, what they may hold, and the defaults."""
+"""The sections of a configuration that all families have, one class each: what they mean, what they may hold, and the
+defaults. (`code_settings` and `sound_settings` have those of data and model.)"""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -12,136 +13,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
-
-
-class CodesData(Section):
-    """Where windows of codes come from."""
-
-    pack: str
-    """Folder of the pack, relative to the working directory, or a URL that fsspec reads."""
-    codec: str | None = None
-    """What decodes the pack's codes for demos, where the name in the pack does not find it: a folder or hub name."""
-    window: Positive = 256
-    """Grid steps that the model sees at once (frames, for every pattern but `flat`)."""
-    begin_share: Share = 0.0
-    """Share of the windows that begin where their clip begins. Playing from nothing begins there, and only there has a
-    model nothing but its condition to go by; of long clips a true beginning is drawn rarely."""
-    null_share: Share = 0.1
-    """Share of the items whose tags are dropped, so that guidance has a null condition to work with."""
-    tag_dropout: Share = 0.0
-    """Share of single tags that are dropped from an item that keeps its condition."""
-    tag_shuffle: bool = False
-    """Give the tags of an item in another order each time; for conditions that have an order."""
-    tag_limit: Positive | None = None
-    """Keep so many tags of an item at most, after dropping and shuffling; all by default."""
-    with_tags: list[str] = []
-    """Train on the clips that have all of these tags (whole tags: "vocals" is not "no vocals")."""
-    without_tags: list[str] = []
-    """Leave out the clips that have any of these tags."""
-    licence: str | None = None
-    """Train on the clips whose licence asks for no more than these obligations: attribution, share-alike,
-    non-commercial, no-derivatives, separated by commas, or none. A licence that is not known is more than that."""
-    corrupt_budget: Annotated[int, Field(ge=0)] = 0
-    """Damaged clips that are borne before the run stops: their items are drawn again from others, and they are counted
-    in the log as corrupt_clips. By default the first one stops it."""
-
-
-class DecoderModel(Section):
-    """The code decoder of the `rvq` family (`models/decoder.py`)."""
-
-    width: Positive = 256
-    layers: Positive = 6
-    heads: Positive = 4
-    kv_heads: Positive | None = None
-    """Groups of keys and values; all heads have their own by default."""
-    feedforward: Positive | None = None
-    """Inner width of the feed-forward block; 4 x width for GELU, 8/3 x width (rounded to 32) for SwiGLU by default."""
-    activation: Literal["gelu", "swiglu"] = "swiglu"
-    norm: Literal["layer", "rms"] = "rms"
-    positions: Literal["rotary", "sinusoidal", "learned"] = "rotary"
-    qk_norm: bool = True
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    attention_scale: float | None = None
-    """1/sqrt(head width) unless given; a field of the weight family, never a silent default."""
-    pattern: Literal["delay", "parallel", "flat", "dia"] | list[int] = "delay"
-    """How the K codebooks are laid out over steps: a name, or one delay a codebook."""
-    tags: bool = True
-    """Condition on the tags of the pack; an untagged pack trains unconditionally."""
-
-
-class DiaData(CodesData):
-    """Windows of codes with the words that belong to them."""
-
-    text: Literal["tags", "caption", "both"] = "both"
-    """What of a clip is told to the model. both: its tags, then its caption, where it has one."""
-    begin_share: Share = 0.1
-    tag_shuffle: bool = True
-    """Give the tags of an item in another order each time."""
-    caption_dropout: Share = 0.0
-    """Share of the captions that are dropped from items that have tags too, so that tags alone mean something."""
-
-
-class DiaModel(Section):
-    """Text encoder and code decoder of the `dia` family (`models/dia.py`)."""
-
-    weights: str | None = None
-    """Folder of weights to start from (`partimento weights import`: Dia, MusicGen; or of a run, `weights export`). What
-    they are decides the architecture then, and only what says how they are trained may be given beside."""
-    width: Positive = 256
-    layers: Positive = 6
-    heads: Positive = 4
-    kv_heads: Positive | None = None
-    """Groups of keys and values of the self attention; all heads have their own by default."""
-    head_width: Positive | None = None
-    """width / heads unless given."""
-    feedforward: Positive | None = None
-    """Inner width of the SwiGLU blocks; 8/3 x width, rounded to 32, by default."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    qk_norm: bool = True
-    attention_scale: float | None = None
-    """Factor of the attention scores, of both networks: 1/sqrt(head width) unless given. Published Dia has 1.0, which a
-    training from scratch does not survive."""
-    cross_attention_rope: bool = False
-    """Rotate queries and keys of the cross attention too, as Dia's weights of April 2025 were trained."""
-    text_width: Positive = 128
-    text_layers: Positive = 2
-    text_heads: Positive = 4
-    text_feedforward: Positive | None = None
-    text_length: Positive | None = None
-    """Ids of a text at most: a tag is one with `tag_tokens`, otherwise every byte of UTF-8 is. 64 with tag tokens and
-    256 without by default (never more than the weights have been given for)."""
-    tag_tokens: bool = True
-    """Give each tag of the pack an id of its own. Without, tags are spelled, and unknown ones can be asked for."""
-    null: Literal["empty", "zeros"] = "empty"
-    """What an item is told that lost its condition: nothing at all, or zeros in place of its text (published Dia)."""
-    pattern: Literal["delay", "parallel", "flat", "dia"] | list[int] | None = None
-    """How the K codebooks are laid out over steps: a name, or one delay a codebook. For stereo codes a name stands for
-    that pattern in each channel. By default that of the weights, else delay."""
-    freeze: list[str] = []
-    """Weights of `weights` that are not trained: those whose name matches one of these regular expressions. They are
-    not in the checkpoints either, which name their folder."""
-    lora_rank: Annotated[int, Field(ge=0)] = 0
-    """Train adapters of this rank beside frozen weights (LoRA); 0 trains the weights themselves."""
-    lora_alpha: Annotated[float, Field(gt=0)] | None = None
-    """Adapters count alpha / rank; alpha is the rank unless given."""
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    lora_targets: Annotated[list[Literal["attention", "cross", "feedforward", "head"]], Field(min_length=1)] = [
-        "attention",
-        "cross",
-    ]
-
-    @model_validator(mode="after")
-    def _architecture_is_of_the_weights(self) -> DiaModel:
-        beside = {"weights", "pattern", "dropout", "text_length", "freeze"}
-        # Compared with the defaults: a run stores its configuration with all of them.
-        changed = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
-        if self.weights is None and (self.freeze or self.lora_rank):
-            raise ValueError("model.freeze and model.lora_rank keep weights as they are: give model.weights")
-        if not self.lora_rank and (given := sorted(name for name in changed if name.startswith("lora_"))):
-            raise ValueError(f"model.{given[0]} means nothing without adapters: give model.lora_rank")
-        if self.weights is not None and (given := sorted(n for n in changed - beside if not n.startswith("lora_"))):
-            raise ValueError(f"model.{given[0]} is decided by model.weights: give one of the two")
-        return self
 
 
 class Group(Section):

@@ -34,6 +34,7 @@ from partimento.training.player import Player
 
 SPEC = CodecSpec("fake", "0" * 64, 8000, Fraction(20), (12, 12, 12))
 OF_SOUND = {"length", "delay", "identity", "players"}  # checks that are asked of other families only
+OF_MOT = {"backbone"}
 TINY = {
     "rvq": {"width": 32, "layers": 2, "heads": 2},
     "dia": {"width": 32, "layers": 2, "heads": 2, "text_width": 32, "text_layers": 1, "text_heads": 2},
@@ -227,7 +228,7 @@ def _n4_share_inverted(patch):
 
 def _a26_nothing_mixes_over_time(patch):
     patch.setattr(SelfAttention, "forward", lambda self, x, *_: self.out(self.qkv(x)[..., : x.shape[-1]]))
-    return {"receptive field": "1"}
+    return {"receptive field": "1", "gradients": "(keys)"}
 
 
 def _the_mask_shows_the_future(patch):
@@ -312,6 +313,24 @@ def _a4_narrow_heads(patch):
     return {"shape": "2 heads of 8"}
 
 
+def _d1_keys_and_values_cut_off(patch):
+    project = SelfAttention.project
+
+    def detached(self, *args):
+        query, key, value = project(self, *args)
+        return query, key.detach(), value.detach()
+
+    patch.setattr(SelfAttention, "project", detached)
+    return {"gradients": "the keys and values of"}
+
+
+def _d8_labels_shifted_twice(patch):
+    loss = CodeDecoder.loss
+    twice = lambda self, rows, targets, *args, **rest: loss(self, rows[:, :-1], targets[:, 1:], *args, **rest)  # noqa: E731
+    patch.setattr(CodeDecoder, "loss", twice)
+    return {"targets": "codes are scored"}
+
+
 BOTH = {
     plant.__name__.strip("_"): plant
     for plant in (
@@ -332,6 +351,8 @@ BOTH = {
         _unused_parameter,
         _frozen_layer_left_trainable,
         _bf16_moment,
+        _d1_keys_and_values_cut_off,
+        _d8_labels_shifted_twice,
     )
 }
 WITHOUT_QK_NORM = {"a26_nothing_mixes_over_time": _a26_nothing_mixes_over_time}

@@ -6,7 +6,7 @@ from __future__ import annotations
 import lab_planted
 import pytest
 import torch
-from lab_planted import OF_SOUND, config, make_pack
+from lab_planted import OF_MOT, OF_SOUND, config, make_pack
 
 from partimento.cli.main import main
 from partimento.errors import PartimentoError
@@ -45,7 +45,7 @@ def test_a_healthy_configuration_passes(pack, tmp_path, overrides):
     told = {"text", "frozen"} | (
         {"words", "dropping", "guidance", "null condition"} if "model__tags" in overrides else set()
     )
-    assert called(found, "skipped") == {"resume", "demos"} | OF_SOUND | told
+    assert called(found, "skipped") == {"resume", "demos"} | OF_SOUND | OF_MOT | told
     assert not list((tmp_path / "runs").iterdir())  # nothing is left behind
 
 

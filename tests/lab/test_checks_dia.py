@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import lab_planted
 import pytest
-from lab_planted import OF_SOUND, config, make_pack, make_weights, weighted
+from lab_planted import OF_MOT, OF_SOUND, config, make_pack, make_weights, weighted
 
 from partimento.config import DiaConfig
 from partimento.lab.preflight import preflight
@@ -41,7 +41,7 @@ def one(checks, name):
 def test_a_healthy_configuration_passes(pack, tmp_path, overrides):
     found = preflight(dia(pack, **overrides), runs=tmp_path / "runs")
     assert not called(found, "failed", "warn"), [check for check in found if check.status in ("failed", "warn")]
-    assert called(found, "skipped") == {"resume", "demos", "frozen"} | OF_SOUND
+    assert called(found, "skipped") == {"resume", "demos", "frozen"} | OF_SOUND | OF_MOT
 
 
 @pytest.mark.parametrize("name", [*lab_planted.BOTH, *lab_planted.WITH_TEXT])
@@ -72,7 +72,7 @@ def test_weights_from_elsewhere_pass(pack, weights, tmp_path, overrides):
     found = preflight(weighted(pack, weights, **overrides), runs=tmp_path)
     assert not called(found, "failed", "warn"), [check for check in found if check.status in ("failed", "warn")]
     keeps = {"frozen"} if not overrides or "data__null_share" in overrides else set()
-    assert called(found, "skipped") == {"resume", "demos", "init", "capacity"} | OF_SOUND | keeps
+    assert called(found, "skipped") == {"resume", "demos", "init", "capacity"} | OF_SOUND | OF_MOT | keeps
     if overrides is LORA:
         assert "adapters moved" in one(found, "frozen").found and "unchanged" in one(found, "frozen").found
 

@@ -91,7 +91,7 @@ def here(tmp_path_factory):
 def test_every_file_loads_and_says_what_it_is_for(name):
     config = load(file(name))
     assert len(head(name)) > 60 and (f"configs/experiments/{name}.toml" in head(name) or "docs/" in head(name))
-    assert config.family in ("rvq", "dia", "codec", "restore")
+    assert config.family in ("rvq", "dia", "mot", "codec", "restore")
 
 
 PLANNED = {

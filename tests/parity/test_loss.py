@@ -115,6 +115,23 @@ def test_heads_and_loss_in_one(smoothing: float, z: float, rows: int, eos: bool,
     same(got, code_loss(logits.detach(), targets, V, **options(smoothing, z, weights)))
 
 
+def test_heads_of_a_flat_grid() -> None:
+    """One book has a target in a row, another in none at all: the rows without are not computed, and cost nothing."""
+    targets = torch.full((2, 30, 3), V + 1)
+    targets[:, ::3, 0] = torch.randint(0, V + 1, (2, 10))
+    targets[:, 1, 1] = 0
+    x = torch.randn(2, 30, 5, dtype=torch.float64, requires_grad=True)
+    heads = torch.randn(3 * (V + 1), 5, dtype=torch.float64, requires_grad=True)
+    logits = (x @ heads.T).unflatten(-1, (3, V + 1))
+    got, expected = head_loss(x, heads, targets, V), code_loss(logits, targets, V)
+    same(got, expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(got.total, (x, heads)), torch.autograd.grad(expected.total, (x, heads)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+    assert got.code_count_K.tolist()[1:] == [2, 0]
+
+
 def same(got: CodeLoss, expected: CodeLoss, **tolerance: float) -> None:
     for field in dataclasses.fields(CodeLoss):
         one, other = (getattr(loss, field.name).detach() for loss in (got, expected))

@@ -148,12 +148,13 @@ def test_both_players_are_rehearsed_without_a_trace(
 
     monkeypatch.setattr(Opponent, "forward_backward", noted)
     train(players.config(takes, "codec", **keys), runs=tmp_path, run="rehearsed")
-    assert shapes == [(4096, 4), (2048, 6), (2048, 6)]  # two stages, the second with both players, and step 3
+    # Two stages, the second with both players; the audit of who learns; step 3.
+    assert shapes == [(4096, 4), (2048, 6), (4096, 4), (2048, 6)]
     guards = saved(tmp_path, "rehearsed", 4, "guard")  # step 3 began anew, in which the adversary came
     assert [int(guards[name]) for name in ("guard/accepted", "adversary_guard/accepted")] == [1, 1]
     monkeypatch.setattr(session, "rehearse", lambda state: None)
     train(players.config(takes, "codec", **keys), runs=tmp_path, run="not")
-    assert len(shapes) == 4
+    assert len(shapes) == 6
     assert players.same_bits(players.end(tmp_path, "rehearsed"), players.end(tmp_path, "not")) == []
 
 
@@ -178,7 +179,9 @@ def test_no_rollback_leads_to_where_the_adversary_was_skipped(
 ) -> None:
     train(players.config(takes, train=PLAN), runs=tmp_path, run="well")
     monkeypatch.setattr(
-        sound, "discriminator_loss", lambda real, fake: real[0].score.mean() * torch.full((2,), torch.nan)
+        sound,
+        "discriminator_loss",
+        lambda real, fake: sum(one.score.mean() for one in (*real, *fake)) * torch.full((2,), torch.nan),
     )
     train(players.config(takes, train=PLAN), runs=tmp_path, run="ill")
     assert players.state(tmp_path, "well")["good"] and not players.state(tmp_path, "ill")["good"]

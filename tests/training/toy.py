@@ -116,6 +116,9 @@ class ToyTask:
     def after_step(self, step: int, bad: Tensor, sums: Sums, total: Total = alone) -> None:
         self.module.steps += ~bad
 
+    def unreached(self) -> dict[str, str]:
+        return {}
+
     def memory(self) -> dict[str, Tensor]:
         return {}
 

@@ -14,7 +14,8 @@ from partimento.waveform.adversarial import (
     mean_scores,
 )
 from partimento.waveform.discriminators import AdversaryConfig, Discriminators, Seen, audible
-from partimento.waveform.losses import combine, distances, negative_si_sdr, pull, ramp
+from partimento.waveform.losses import combine, distances, negative_si_sdr, pull
+from partimento.waveform.ramp import ramp
 
 ALL = ("mel", "stft", "wave", "si_sdr")
 TINY = AdversaryConfig(periods=(2, 3), period_width=2, windows=(64,), window_width=2, rates=(2,), rate_width=4)

@@ -37,6 +37,7 @@ COMMANDS = {
     "shift": ("shift", "Shift the pitch of recordings, and clean what that leaves behind."),
     "evaluate": ("evaluate", "Judge a trained restorer on held-out recordings: figures, artifacts, one page."),
     "score": ("score", "Measure audio files, also against a pack."),
+    "explain-loss": ("explain_loss", "Say what a run's loss is made of, and whether it is good."),
     "report": ("report", "Write a run's report: one HTML page that works offline."),
     "codec": ("codec", "List, check and export codecs."),
     "weights": ("weights", "Import published weights (Dia, MusicGen), export those of a run."),

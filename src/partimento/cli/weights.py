@@ -50,6 +50,10 @@ def inspect(folder: Path, as_json: bool) -> None:
         values = _restorer(folder)
         result(values, as_json, lines({name: value for name, value in values.items() if name != "card"}))
         return
+    if (folder / "adapter.json").is_file():
+        values = _adapter(folder)
+        result(values, as_json, lines({name: value for name, value in values.items() if name != "description"}))
+        return
     from partimento.runs import published
 
     found = published.read(folder)
@@ -81,7 +85,8 @@ def export(
     """Write the weights of SOURCE, a run or a folder of weights, for other trainings or other programs.
 
     Of a run it is the best checkpoint (else the newest), with its adapters merged into the weights; of a run of the
-    family restore, half precision with a card.
+    family restore, half precision with a card. Of a run of the family mot it is what was trained beside its backbone,
+    for model.weights; --as transformers writes both as one directory, of flat grids.
     """
     from partimento.training.publish import export_weights
 
@@ -90,6 +95,25 @@ def export(
     origin = values["source"]
     shown = {**values, "source": ", ".join(origin[name] for name in ("name", "run", "checkpoint") if name in origin)}
     result(values, as_json, lines(shown))
+
+
+def _adapter(folder: Path) -> dict[str, Any]:
+    from partimento.runs import adapters
+
+    found = adapters.read(folder)
+    told, tensors = found.description, found.tensors()
+    return {
+        "folder": str(folder),
+        "kind": "trained beside a backbone",
+        "backbone": told["base"]["folder"],
+        "backbone_sha256": told["base"]["sha256"],
+        "experts": told["mixture"]["decoder"]["experts"]["kind"],
+        "codec": told["spec"]["codec"],
+        "delays": told["pattern"]["delays"],
+        "parameters": sum(tensor.numel() for tensor in tensors.values()),
+        "sha256": found.sha256,
+        "description": told,
+    }
 
 
 def _restorer(folder: Path) -> dict[str, Any]:

@@ -34,6 +34,10 @@ def what(run: Run) -> str:
         return f"A restorer ({model.get('net', '?')}) that {task} ({shifts} semitones), trained on {sources}"
     pattern = model.get("pattern", "?")
     shape = f"of {model.get('layers', '?')} layers of width {model.get('width', '?')}, {pattern or 'delay'} pattern"
+    if run.record["family"] == "mot":
+        experts = {"feedforward": "feed-forward", "feedforward_copy": "copied feed-forward", "full": "full"}
+        kind = experts.get(model.get("experts", ""), model.get("experts", "?"))
+        shape = f"upon {Path(str(model.get('backbone', '?'))).name}, with {kind} experts for audio, {pattern} pattern"
     if weights := model.get("weights"):  # they decide the architecture, and the configuration's is none
         shape = f"that began as the weights {Path(str(weights)).name}" + (f", {pattern} pattern" if pattern else "")
     return f"A code model {shape}, trained on the pack {Path(str(data.get('pack', '?'))).name}"

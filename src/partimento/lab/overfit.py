@@ -65,10 +65,10 @@ def overfit(
 ) -> OverfitResult:
     """Learn the first `seconds` of one clip of the pack by heart and play them greedily from BOS alone.
 
-    `config` is a configuration of the `rvq` or `dia` family, or the folder of a pack (then with the default `rvq`
-    model). Dropout, weight decay and tag dropout are off, and the whole crop is one window. A model that reads text is
-    told the words of the clip, any other one the null condition, in learning and playing. Ends as soon as the playing
-    equals the clip in every code of every book.
+    `config` is a configuration of the `rvq`, `dia` or `mot` family, or the folder of a pack (then with the default
+    `rvq` model). Dropout, weight decay and tag dropout are off, and the whole crop is one window. A model that reads
+    text is told the words of the clip, any other one the null condition, in learning and playing. Ends as soon as the
+    playing equals the clip in every code of every book.
 
     Raises LAB001 (not learned within `minutes`), LAB002 (learned, but the playing differs), and the errors of the pack.
     """
@@ -89,12 +89,12 @@ class _Attempt:
 
     def __init__(self, config: CodesConfig, pack: Pack, seconds: float, device: torch.device) -> None:
         self.spec = pack.spec
-        tells = isinstance(config, DiaConfig)
+        tells = not isinstance(config, RvqConfig)
         self.clip, self.codes_TK = _varied_crop(pack, max(1, round(seconds * float(pack.spec.frame_rate))), tells)
         self.clip_id = str(pack.clips.clip[self.clip])
         self.words = _words_of(pack, self.clip) if tells else NO_WORDS
         frames = len(self.codes_TK)
-        calm = {"dropout": 0.0, **({"lora_dropout": 0.0} if tells else {})}
+        calm = {"dropout": 0.0, **({"lora_dropout": 0.0} if isinstance(config, DiaConfig) else {})}
         still = config.model_copy(update={"model": config.model.model_copy(update=calm)})
         # (Weights from elsewhere have positions and, it may be, a pattern of their own.)
         pattern = Pattern.named(config.model.pattern or "delay", pack.spec.codebooks, pack.spec.books)
@@ -242,7 +242,13 @@ def _cause(frame: int, book: int, pattern: Pattern) -> str:
 
 def _tags(config: CodesConfig, pack: Pack) -> tuple[str, ...]:
     """Those that the model has a place for."""
-    wanted = config.model.tag_tokens if isinstance(config, DiaConfig) else config.model.tags
+    match config:
+        case RvqConfig():
+            wanted = config.model.tags
+        case DiaConfig():
+            wanted = config.model.tag_tokens
+        case _:
+            wanted = False  # they are spelled
     return tuple(tag_table(pack.clips).vocabulary(pack.split("train"))) if wanted else ()
 
 

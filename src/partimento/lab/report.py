@@ -17,7 +17,12 @@ from markupsafe import Markup
 
 import partimento
 from partimento import commit
+from partimento.errors import PartimentoError
 from partimento.lab import demofigures, facts, figures, gallery, page, soundfigures
+from partimento.lab.explainloss.explain import with_picture
+from partimento.lab.explainloss.explained import Explained
+from partimento.lab.explainloss.explained import text as reading
+from partimento.lab.figures import Figure
 from partimento.lab.verdict import SOUND, latest, verdict_of
 from partimento.runs.events import read_events
 from partimento.runs.run import Run
@@ -46,6 +51,13 @@ def _context(run: Run) -> dict[str, Any]:
     family, config = record["family"], record["config"]
     verdict = verdict_of(family, events)
     sound = family in SOUND
+    explained: Explained | None = None
+    floors: Figure | None = None
+    try:
+        explained, floors = with_picture(run, events)
+    except PartimentoError as err:
+        if err.code != "LAB040":  # a family of a newer version: the rest of the page needs no knowledge of it
+            raise
     style, script = page.asset("report.css"), page.asset("report.js")
     return {
         "style": Markup(style),
@@ -60,6 +72,9 @@ def _context(run: Run) -> dict[str, Any]:
         "demos": demos,
         "audio_bytes": sum(card.bytes for step in demos for card in step.cards if card.audio),
         "alarms": soundfigures.alarms(events),
+        "explained": explained,
+        "explained_picture": floors,
+        "reading": reading,
         "learning": soundfigures.learning(events) if sound else figures.learning(events),
         "players": soundfigures.players(events, config) if sound else [],
         "codebooks": (

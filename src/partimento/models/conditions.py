@@ -10,8 +10,39 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 Null = Literal["empty", "zeros"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """A text that a mixture has read: what stands in front of the rows (B items, M steps, L layers).
+
+    keys_L, values_L  [B, G, M, E] of every layer, turned by their positions
+    mask_BM           True where there is text; it begins at 0, and pads follow it
+    count_B           int64, its steps: row s of item b stands at position count_B[b] + s
+    """
+
+    keys_L: list[Tensor]
+    values_L: list[Tensor]
+    mask_BM: Tensor
+    count_B: Tensor
+
+    def followed_by(self, other: Prefix) -> Prefix:
+        """The items of both. A shorter text is padded at its end."""
+        steps = max(self.mask_BM.shape[1], other.mask_BM.shape[1])
+
+        def both(ours: Tensor, theirs: Tensor, axis: int) -> Tensor:
+            behind = (0, 0) * (ours.ndim - 1 - axis)
+            return torch.cat([functional.pad(x, (*behind, 0, steps - x.shape[axis])) for x in (ours, theirs)])
+
+        return Prefix(
+            [both(a, b, 2) for a, b in zip(self.keys_L, other.keys_L, strict=True)],
+            [both(a, b, 2) for a, b in zip(self.values_L, other.values_L, strict=True)],
+            both(self.mask_BM, other.mask_BM, 1),
+            torch.cat([self.count_B, other.count_B]),
+        )
 
 
 @dataclass(frozen=True)
@@ -20,18 +51,26 @@ class Told:
 
     condition_BD     added to every row (tags)
     memory_BMD       what cross attention reads (encoded text), and its mask_BM, True where there is something
+    prefix           what stands in front of the rows of a mixture, which is told nothing else
     """
 
     condition_BD: Tensor | None = None
     memory_BMD: Tensor | None = None
     mask_BM: Tensor | None = None
+    prefix: Prefix | None = None
 
     def arguments(self) -> dict[str, Any]:
         """The decoder's arguments of the same meaning."""
+        if self.prefix is not None:
+            return {"prefix": self.prefix}
         return {"condition_BD": self.condition_BD, "memory_BMD": self.memory_BMD, "memory_mask_BM": self.mask_BM}
 
     def followed_by(self, null: Told) -> Told:
-        """One batch of 2 B: these items, then the same items told `null`. A null without a memory reads nothing."""
+        """One batch of 2 B: these items, then the same items told `null`. A null without a memory reads nothing; one
+        without a prefix there is not (a Llama needs its first id)."""
+        if self.prefix is not None:
+            assert null.prefix is not None
+            return Told(prefix=self.prefix.followed_by(null.prefix))
         condition_BD, memory_BMD, mask_BM = self.condition_BD, self.memory_BMD, self.mask_BM
         if condition_BD is not None and null.condition_BD is not None:
             condition_BD = torch.cat([condition_BD, null.condition_BD])

@@ -202,6 +202,15 @@ def _chunk_loss(
     return loss_R * weight_R, ce_R
 
 
+def _counted(targets_N: Tensor, outputs: int) -> Tensor | slice:
+    """Rows of one codebook that have a target: in a flat grid one in K. All where that is most of them, or where
+    looking would wait for the device."""
+    if not targets_N.is_cpu:
+        return slice(None)
+    rows_C = (targets_N < outputs).nonzero()[:, 0]
+    return rows_C if 4 * len(rows_C) < 3 * len(targets_N) else slice(None)
+
+
 def _chunks(rows: int, is_cpu: bool) -> list[slice]:
     size = _CPU_ROWS if is_cpu else max(1, rows)
     return [slice(first, first + size) for first in range(0, rows, size)]
@@ -260,30 +269,30 @@ class _HeadLoss(torch.autograd.Function):
         wide = torch.promote_types(narrow, torch.float32)
         d_x = torch.zeros_like(x_ND, dtype=wide) if training else None
         d_heads = torch.empty_like(heads_KVD, dtype=weight.dtype) if training else None
-        losses, ces = [], []
+        losses, ce_KN = [], torch.zeros(codebooks, rows, dtype=wide, device=x.device)
         with torch.autocast(device, enabled=False):
             for book, head_VD in enumerate(heads_KVD):
-                logits_NV = product(x, head_VD)
-                for part in _chunks(rows, x.is_cpu):
-                    chunk_RV = logits_NV[part]
+                of_book = _counted(targets_NK[:, book], heads_KVD.shape[1])
+                x_CD, targets_C, weight_C = x[of_book], targets_NK[of_book, book], weight_NK[of_book, book]
+                logits_CV, ces = product(x_CD, head_VD), []
+                for part in _chunks(len(x_CD), x.is_cpu):
+                    chunk_RV = logits_CV[part]
+                    gradient_RV = chunk_RV if training else None
                     loss_R, ce_R = _chunk_loss(
-                        chunk_RV,
-                        targets_NK[part, book],
-                        weight_NK[part, book],
-                        smoothing,
-                        z_loss,
-                        chunk_RV if training else None,
+                        chunk_RV, targets_C[part], weight_C[part], smoothing, z_loss, gradient_RV
                     )
                     losses.append(loss_R)
                     ces.append(ce_R)
+                if ces:
+                    ce_KN[book, of_book] = torch.cat(ces)
                 if d_x is not None and d_heads is not None:
-                    d_x += product(logits_NV, head_VD.t())
-                    d_heads[book] = weight_product(logits_NV, x)
-        ce_NK = torch.cat(ces).view(codebooks, rows).t()
+                    d_x[of_book] += product(logits_CV, head_VD.t())
+                    d_heads[book] = weight_product(logits_CV, x_CD)
+        ce_NK = ce_KN.t()
         if d_x is not None and d_heads is not None:
             ctx.save_for_backward(d_x.to(x_ND.dtype), d_heads.flatten(0, 1))
         ctx.mark_non_differentiable(ce_NK)
-        return torch.cat(losses).sum(), ce_NK
+        return torch.cat([*losses, weight_NK.new_zeros(0)]).sum(), ce_NK
 
     @staticmethod
     @once_differentiable

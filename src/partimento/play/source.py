@@ -25,6 +25,7 @@ from partimento.training.player import Player
 
 Weights = Literal["ema", "raw"]
 Precision = Literal["full", "bf16", "int8"]
+PLAYING = ("rvq", "dia", "mot")
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,12 @@ def open_source(
     weights), TRAIN005 (no such device), PACK009 (the codec here is not the run's), CODEC... (it cannot be opened).
     """
     opened = Run.open(run)
-    if opened.record["family"] not in ("rvq", "dia"):
+    if opened.record["family"] not in PLAYING:
         raise PartimentoError(
             "SAMPLE032",
             f"the run {opened.id} is of the family {opened.record['family']}, which does not play",
             where=str(opened.path),
-            why="only models of codes play: the families rvq and dia",
+            why=f"only models of codes play: the families {', '.join(PLAYING)}",
             next="partimento decode FILE lets a recording through a codec",
         )
     place = devices.pick(device)

@@ -12,14 +12,18 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from partimento.errors import PartimentoError
 from partimento.models.conditions import Told
 from partimento.models.decoder import CodeDecoder
 from partimento.models.linear import Linear
+from partimento.models.mixture_decoder import MixtureDecoder
 from partimento.models.quantized import Weights
 from partimento.sampling.static import StaticSteps
+
+Decoder = CodeDecoder | MixtureDecoder
+"""What is played: rows of a grid in, logits of the next row out."""
 
 # Frames played before one is recorded: compiling, choosing kernels and making workspaces must have happened.
 _WARM_UP = 3
@@ -28,9 +32,9 @@ _SHAPES = 256
 
 
 class Rows(Protocol):
-    """A decoder with its cache: appends rows_BSK, and gives the logits_BKV of the row after them."""
+    """A decoder with its cache: appends rows_BSK, and gives the logits_BKV of `books` of the row after them."""
 
-    def __call__(self, rows_BSK: Tensor) -> Tensor: ...
+    def __call__(self, rows_BSK: Tensor, books: slice) -> Tensor: ...
 
     def reset(self) -> None: ...
 
@@ -38,27 +42,30 @@ class Rows(Protocol):
 class EagerRows:
     """Operator by operator, with a cache that gives attention its filled part only."""
 
-    def __init__(self, decoder: CodeDecoder, items: int, positions: int, told: Told) -> None:
+    def __init__(self, decoder: Decoder, items: int, positions: int, told: Told) -> None:
         self.decoder, self.told = decoder, told.arguments()
         self.cache = decoder.make_cache(items, positions, static=False)
 
-    def __call__(self, rows_BSK: Tensor) -> Tensor:
+    def __call__(self, rows_BSK: Tensor, books: slice) -> Tensor:
         logits_BSKV: Tensor = self.decoder(rows_BSK, cache=self.cache, last=True, **self.told)
-        return logits_BSKV[:, -1]
+        return logits_BSKV[:, -1, books]
 
     def reset(self) -> None:
         self.cache.reset()
 
 
-def make_rows(decoder: CodeDecoder, items: int, positions: int, told: Told, *, compile: bool, weights: Weights) -> Rows:
+def make_rows(decoder: Decoder, items: int, positions: int, told: Told, *, compile: bool, weights: Weights) -> Rows:
     """Raises SAMPLE020 when compiling is asked for and there is no C++ compiler."""
     if not compile:
         return EagerRows(decoder, items, positions, told)
     # Imported here: it takes a second, and only this way of playing needs torch's compiler.
+    from partimento.models.native.mixture import NativeMixture
     from partimento.models.native.program import NativeDecoder
 
     errors: Any = __import__("torch._inductor.exc", fromlist=["InvalidCxxCompiler"])
     try:
+        if isinstance(decoder, MixtureDecoder):
+            return NativeMixture(decoder, items, positions, told, weights)
         return NativeDecoder(decoder, items, positions, told, weights)
     except (errors.InvalidCxxCompiler, errors.CppCompileError) as err:
         raise PartimentoError(
@@ -71,7 +78,16 @@ def make_rows(decoder: CodeDecoder, items: int, positions: int, told: Told, *, c
         ) from err
 
 
-def check_compile(decoder: CodeDecoder, compile: bool, weights: Weights) -> None:
+def played(decoder: Decoder) -> nn.Module:
+    """The layers that rows of the grid pass: of a mixture neither the Llama's head nor blocks that only text passes."""
+    if isinstance(decoder, MixtureDecoder):
+        pairs = zip(decoder.llama.blocks, decoder.experts, strict=True)
+        blocks = [expert.source(block) for block, expert in pairs]  # type: ignore[operator]
+        return nn.ModuleList([*blocks, decoder.experts, decoder.head])
+    return decoder
+
+
+def check_compile(decoder: Decoder, compile: bool, weights: Weights) -> None:
     """Raises SAMPLE021 (this device or model cannot be compiled), SAMPLE022 (narrow weights and not compiled)."""
     if weights != "full" and not compile:
         raise PartimentoError(

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from partimento.errors import PartimentoError
 from partimento.models.conditions import NOTHING, Told
-from partimento.models.decoder import CodeDecoder
 from partimento.models.linear import packed
+from partimento.models.mixture_decoder import MixtureDecoder
 from partimento.models.quantized import Weights, narrowed
 from partimento.progress import Progress, Quiet
-from partimento.sampling.frame import CompiledSteps, Rows, check_compile, make_rows
+from partimento.sampling.frame import CompiledSteps, Decoder, Rows, check_compile, make_rows, played
 from partimento.sampling.guidance import UNGUIDED, Guidance, check_guidance
 from partimento.sampling.looks import Listener, Looks
 from partimento.sampling.row import write_row
@@ -48,7 +48,7 @@ class Played:
 
 
 def generate(
-    decoder: CodeDecoder,
+    decoder: Decoder,
     pattern: Pattern,
     specials: Specials,
     *,
@@ -85,12 +85,14 @@ def generate(
     Raises SAMPLE001 (frames, context or prompt impossible), SAMPLE002 (guidance without a null), SAMPLE003 (the
     specials are not the model's), SAMPLE011 (an ending that needs an EOS, without one), TOKEN002 (a prompt id is not a
     code, or an id that is none was drawn), SAMPLE020, SAMPLE021, SAMPLE023 (it cannot be compiled), SAMPLE022 (narrow
-    weights, and not compiled).
+    weights, and not compiled), MODEL044 (a mixture that is told no text).
     """
     check_compile(decoder, compile, weights)
     check_guidance(guidance, told, null)
     cardinality = _check_specials(decoder, specials)
     device = decoder.embedding.device
+    if isinstance(decoder, MixtureDecoder):
+        decoder._told(told.prefix, None)
     _check_told(told, null, len(seeds))
     prompt_BTK = _check_request(pattern, frames, seeds, context, prompt_BTK, cardinality, decoder)
     sheet = Sheet(
@@ -114,9 +116,9 @@ def generate(
         noise = Noise(seeds, pattern.codebooks, device)
         look = Looks(sheet, progress or Quiet(), listener)
         if not compile:
-            stack.enter_context(packed(decoder, items))
+            stack.enter_context(packed(played(decoder), items))
         if static:
-            stack.enter_context(narrowed(decoder, weights))
+            stack.enter_context(narrowed(played(decoder), weights))
             starts = window_starts(sheet.first, sheet.steps, context)
             steps = StaticSteps(decoder, sheet, rules, noise, told, starts=starts, context=context, guidance=guidance)
             entropy_SBK = write_static(steps, look, CompiledSteps(steps) if compile else steps.step)
@@ -150,9 +152,11 @@ def _write_all(
             if (begin := window_start(step, context)) != start:
                 start = fed = begin
                 predict.reset()
-            logits_BKV = predict(sheet.grid_BSK[:, fed:step].repeat(copies, 1, 1))
+            books = sheet.free_books[step]
+            logits_BKV = predict(sheet.grid_BSK[:, fed:step].repeat(copies, 1, 1), books)
             fed = step
-            entropy_SBK[step] = write_row(sheet, step, logits_BKV, rules, noise.at(step), guidance)
+            entropy_BK = write_row(sheet, step, logits_BKV, rules, noise.at(step), guidance, books)
+            entropy_SBK[step, :, books] = entropy_BK
         if look(step):
             break
     return entropy_SBK
@@ -183,7 +187,7 @@ def _played(sheet: Sheet, item: int, entropy_SK: Tensor) -> Played:
     return Played(sheet.codes(item, frames), ended, entropy_K.cpu())
 
 
-def _check_specials(decoder: CodeDecoder, specials: Specials) -> int:
+def _check_specials(decoder: Decoder, specials: Specials) -> int:
     """The cardinality, V. Raises SAMPLE003 when the model was not built for these specials."""
     config = decoder.config
     cardinality = config.outputs - (specials.eos is not None)
@@ -202,6 +206,8 @@ def _check_told(told: Told, null: Told, items: int) -> None:
     """Raises SAMPLE001 for a condition that is not one for each item."""
     for name, side in (("told", told), ("null", null)):
         rows = {len(part) for part in (side.condition_BD, side.memory_BMD, side.mask_BM) if part is not None}
+        if side.prefix is not None:
+            rows.add(len(side.prefix.count_B))
         if rows - {items}:
             raise PartimentoError(
                 "SAMPLE001",
@@ -218,7 +224,7 @@ def _check_request(
     context: int,
     prompt_BTK: Tensor | None,
     cardinality: int,
-    decoder: CodeDecoder,
+    decoder: Decoder,
 ) -> Tensor:
     """The prompt, empty if there is none. Raises SAMPLE001 and TOKEN002."""
     books = pattern.codebooks

@@ -103,8 +103,9 @@ def guide(conditional_BKV: Tensor, null_BKV: Tensor, guidance: Guidance, share: 
 
 def check_guidance(guidance: Guidance, told: Told, null: Told) -> None:
     """Raises SAMPLE002 when guidance is asked of what has no condition or no null condition."""
-    nothing = told.condition_BD is None and told.memory_BMD is None
-    if not guidance.neutral and (nothing or (told.condition_BD is not None and null.condition_BD is None)):
+    nothing = told.condition_BD is None and told.memory_BMD is None and told.prefix is None
+    needed = [(told.condition_BD, null.condition_BD), (told.prefix, null.prefix)]
+    if not guidance.neutral and (nothing or any(a is not None and b is None for a, b in needed)):
         missing = "condition" if nothing else "null condition"
         raise PartimentoError(
             "SAMPLE002",

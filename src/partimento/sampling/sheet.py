@@ -22,6 +22,7 @@ from partimento.errors import PartimentoError
 from partimento.tokens.patterns import NO_FRAME, Pattern, revert, window
 from partimento.tokens.spec import Specials
 
+ALL = slice(None)
 _NEVER = -1e30  # a logit
 _UNENDED = NO_FRAME - 1  # an end later than any frame, and not the mark of a place without a frame
 
@@ -91,6 +92,9 @@ class Sheet:
         free_S = free_SK.sum(axis=1) > 0
         self.first = int(free_S.argmax())
         self.some_free: list[bool] = free_S.tolist()
+        # The books from the first that is free at a step to the last.
+        first_S, last_S = free_SK.argmax(axis=1).tolist(), free_SK[:, ::-1].argmax(axis=1).tolist()
+        self.free_books = [slice(a, free_SK.shape[1] - b) for a, b in zip(first_S, last_S, strict=True)]
         # EOS may be drawn in book 0 alone, and not where the prompt holds it.
         never_SK = np.ones_like(free_SK)
         never_SK[:, 0] = ~(stops & free_SK[:, 0] & (frame_SK[:, 0] > 0))
@@ -128,26 +132,29 @@ class Sheet:
             )
             self.nothing_KV = ((id_V >= limit_K1) & (id_V < cardinality)).to(device)
 
-    def forbid(self, logits_BKV: Tensor) -> None:
+    def forbid(self, logits_BKV: Tensor, books: slice = ALL) -> None:
         """Takes out, in place, ids that are codes of other books only. To a finite number: guidance still follows."""
         if self.nothing_KV is not None:
-            logits_BKV.masked_fill_(self.nothing_KV, _NEVER)
+            logits_BKV.masked_fill_(self.nothing_KV[books], _NEVER)
 
-    def ban(self, logits_BKV: Tensor, step: int | Tensor) -> None:
+    def ban(self, logits_BKV: Tensor, step: int | Tensor, books: slice = ALL) -> None:
         """Takes out, in place, EOS wherever it may not be drawn at this step, and all else where it must be."""
         eos = self.specials.eos
         if eos is None:
             return
-        never_BK = self.never_SK[step]
+        never_BK = self.never_SK[step][..., books]
         if self.stops and self.ending.eos == "argmax":
             likeliest_BK = logits_BKV.argmax(dim=-1) == eos
             logits_BKV[..., :eos].masked_fill_((likeliest_BK & ~never_BK)[..., None], -torch.inf)
             never_BK = never_BK | ~likeliest_BK
         logits_BKV[..., eos].masked_fill_(never_BK, -torch.inf)
 
-    def write(self, step: int | Tensor, drawn_BK: Tensor) -> None:
-        """Puts drawn ids on the free places of one row; an EOS in book 0 ends its item."""
-        row_BK = self.grid_BSK[:, step].view(drawn_BK.shape)
+    def write(self, step: int | Tensor, drawn_BK: Tensor, books: slice = ALL) -> None:
+        """Puts drawn ids of these books on the free places of one row; an EOS in book 0 ends its item."""
+        row_BK = self.grid_BSK[:, step].view(len(drawn_BK), -1)
+        if drawn_BK.shape != row_BK.shape:
+            some_BK, drawn_BK = drawn_BK, row_BK.clone()
+            drawn_BK[:, books] = some_BK
         free_K = self.free_SK[step].view(-1)
         drawn_BK = torch.where(free_K, drawn_BK, row_BK)
         if self.stops:

@@ -16,6 +16,8 @@ from torch import Tensor
 from partimento.models.cache import StaticCache
 from partimento.models.conditions import Told
 from partimento.models.decoder import CodeDecoder
+from partimento.models.mixture_cache import StaticMixtureCache
+from partimento.models.mixture_decoder import MixtureDecoder
 from partimento.sampling.guidance import UNGUIDED, Guidance
 from partimento.sampling.row import write_row
 from partimento.sampling.rules import Noise, Rules
@@ -30,7 +32,7 @@ class StaticSteps:
 
     def __init__(
         self,
-        decoder: CodeDecoder,
+        decoder: CodeDecoder | MixtureDecoder,
         sheet: Sheet,
         rules: Rules,
         noise: Noise,
@@ -46,7 +48,10 @@ class StaticSteps:
         cache = decoder.make_cache(items * self.copies, min(context, sheet.steps), static=True)
         assert isinstance(cache, StaticCache)
         self.cache, self.told = cache, told.arguments()
-        if told.memory_BMD is not None:
+        if isinstance(decoder, MixtureDecoder):
+            assert isinstance(cache, StaticMixtureCache) and told.prefix is not None
+            decoder.remember(cache, told.prefix)
+        elif told.memory_BMD is not None:
             decoder.remember(cache, told.memory_BMD)
         self.starts = starts
         # The last row before a window's first step is fed by that step.

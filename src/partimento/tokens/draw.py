@@ -35,13 +35,15 @@ _PART = 64  # items that are laid out together: what they need stays in the proc
 
 
 class Item(NamedTuple):
-    """One window: rows [start, start + window + 1) of a clip's grid. Without `keep` it has the null condition."""
+    """One window: rows [start, start + window + 1) of a clip's grid. Without `keep` it has the null condition. One that
+    is `turned` is learned from sound to words."""
 
     clip: int
     start: int
     tags: tuple[str, ...]
     keep: bool
     caption: str = ""
+    turned: bool = False
 
     @property
     def words(self) -> Words:
@@ -52,13 +54,14 @@ class Item(NamedTuple):
 class Batch:
     """grid_BSK int16, or int32 where the ids need it, on the host, with S = window + 1 rows (inputs are rows :-1,
     targets rows 1:), tags_BG float32 multi-hot over the tag vocabulary, keep_B bool (False: the null condition), items
-    (clip, start), and the words of each item, for models that read text."""
+    (clip, start), the words of each item, for models that read text, and turned_B bool (True: from sound to words)."""
 
     grid_BSK: Tensor
     tags_BG: Tensor
     keep_B: Tensor
     items: list[tuple[int, int]]
     words_B: list[Words]
+    turned_B: Tensor
 
     @property
     def null_share(self) -> float:
@@ -74,6 +77,7 @@ class Draw:
     given, or all dropped) has keep False as well: what has no condition gets the null condition, never an empty sum.
     `words` says what there is to a condition: "tags", "caption" (the tags are not told then) or "both"; None is for
     models that know tags by their column only. `caption_dropout` of the captions are dropped from items with tags.
+    `turned_share` of the items that have words are to be learned from sound to words.
     Clips end with EOS where the specials have one. A clip shorter than the window is followed by PAD.
 
     `selection` says which clips of the split may be drawn, and have a say in the vocabulary of tags; all by default.
@@ -103,12 +107,13 @@ class Draw:
         selection: Selection | None = None,
         words: Literal["tags", "caption", "both"] | None = None,
         caption_dropout: float = 0.0,
+        turned_share: float = 0.0,
     ) -> None:
         self.pack, self.pattern, self.specials = pack, pattern, specials
         self.split, self.window, self.seed = split, window, seed
         self.null_share = null_share
         self.tag_dropout, self.tag_shuffle, self.tag_limit = tag_dropout, tag_shuffle, tag_limit
-        self.words, self.caption_dropout = words, caption_dropout
+        self.words, self.caption_dropout, self.turned_share = words, caption_dropout, turned_share
         self.ends = specials.eos is not None
         self.selection = selection
         self.clips = self._of_split(split)
@@ -201,15 +206,17 @@ class Draw:
         index_B = np.asarray(indices, dtype=np.int64)
         clip_B, start_B = self._whole_places(index_B)
         keep_B = keyed.uniform_many(index_B, "null", self.seed, self.split) >= self.null_share
+        turned_B = keyed.uniform_many(index_B, "turned", self.seed, self.split) < self.turned_share
         made = []
-        columns = (index_B.tolist(), clip_B.tolist(), start_B.tolist(), keep_B.tolist())
-        for index, clip, start, keep in zip(*columns, strict=True):
+        columns = (index_B.tolist(), clip_B.tolist(), start_B.tolist(), keep_B.tolist(), turned_B.tolist())
+        for index, clip, start, keep, turned in zip(*columns, strict=True):
             tags, caption = self._told(clip)
             tags = self._augmented(tags, index)
             if caption and tags and self.caption_dropout:
                 kept = keyed.uniform("caption", self.seed, self.split, index) >= self.caption_dropout
                 caption = caption if kept else ""
-            made.append(Item(clip, start, tags, keep and bool(tags or caption), caption))
+            told = bool(tags or caption)
+            made.append(Item(clip, start, tags, keep and told, caption, turned and told))
         return made
 
     def _told(self, clip: int) -> tuple[tuple[str, ...], str]:
@@ -312,6 +319,7 @@ class Draw:
             keep_B=torch.from_numpy(keep_B),
             items=[(item.clip, item.start) for item in items],
             words_B=[item.words for item in items],
+            turned_B=torch.tensor([item.turned for item in items], dtype=torch.bool),
         )
 
     def _grids(self, clip_B: NDArray[np.int64], start_B: NDArray[np.int64]) -> NDArray[Any]:

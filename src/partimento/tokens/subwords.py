@@ -1,4 +1,4 @@
-"""Text as the subwords of a published tokenizer (T5's, for MusicGen): the `TextCoder` of models with such an encoder.
+"""Text as the subwords of a published tokenizer (T5's, for MusicGen; Llama's): the `TextCoder` of who reads them.
 
 Shapes: B items, M ids of a text (padded to the coder's length, always).
 """
@@ -29,11 +29,15 @@ FILE = "tokenizer.json"
 class SubwordText:
     """`folder` holds a tokenizer.json. Tags are spelled, before the text and separated by commas: all can be asked for.
 
+    `bos`: the id that a language model (Llama) reads first, once, whatever the tokenizer would put there itself: every
+    prompt begins with it, no words are this id alone, and what looks like a mark in a text is spelled as text. None:
+    the marks are the tokenizer's own (T5: one at the end), and no words are no ids.
     Raises WEIGHTS007, when first used, where there is no tokenizer in the folder.
     """
 
     folder: str
     length: int
+    bos: int | None = None
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -54,8 +58,10 @@ class SubwordText:
         return words
 
     def ids(self, words: Words) -> list[int]:
-        """Of the whole words, however many, with the mark that the tokenizer puts at an end; none for no words."""
+        """Of the whole words, however many, with BOS or the mark that the tokenizer puts at an end."""
         text = ", ".join(words.tags) + (". " if words.tags and words.text else "") + words.text
+        if self.bos is not None:
+            return [self.bos, *tokenizer(self.folder, marks=False).encode(text, add_special_tokens=False).ids]
         return list(tokenizer(self.folder).encode(text).ids) if words else []
 
     def cut(self, words: Words) -> bool:
@@ -66,23 +72,26 @@ class SubwordText:
         mask_BM = np.zeros((len(words_B), self.length), dtype=bool)
         for row, words in enumerate(words_B):
             ids = self.ids(words)
-            if len(ids) > self.length:  # the mark of the end stays
-                ids = [*ids[: self.length - 1], ids[-1]]
+            if len(ids) > self.length:  # the mark of the end stays, where there is one
+                last = ids[-1] if self.bos is None else ids[self.length - 1]
+                ids = [*ids[: self.length - 1], last]
             text_BM[row, : len(ids)] = ids
             mask_BM[row, : len(ids)] = True
         return torch.from_numpy(text_BM), torch.from_numpy(mask_BM)
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": "subwords", "folder": self.folder, "length": self.length}
+        known = {"kind": "subwords", "folder": self.folder, "length": self.length}
+        return known if self.bos is None else {**known, "bos": self.bos}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> SubwordText:
-        return cls(stored["folder"], stored["length"])
+        return cls(stored["folder"], stored["length"], stored.get("bos"))
 
 
 @functools.lru_cache(maxsize=4)
-def tokenizer(folder: str) -> Tokenizer:
-    """Raises WEIGHTS007."""
+def tokenizer(folder: str, *, marks: bool = True) -> Tokenizer:
+    """`marks`: whether `<|begin_of_text|>` and the like, written in a text, are read as the ids of marks. Raises
+    WEIGHTS007."""
     from tokenizers import Tokenizer
 
     file = Path(folder) / FILE
@@ -100,4 +109,5 @@ def tokenizer(folder: str) -> Tokenizer:
         ) from err
     found.no_truncation()
     found.no_padding()
+    found.encode_special_tokens = not marks
     return found

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from partimento.codecs.resident import RESIDENT
-from partimento.config import DiaConfig, DiaModel, RvqConfig
-from partimento.errors import PartimentoError
+from partimento.config import CodesConfig, DiaModel, MotConfig, RvqConfig
 from partimento.models import initialise, lora, warm
 from partimento.models.decoder import CodeDecoder, DecoderConfig
 from partimento.models.dia import TextModel
@@ -23,40 +20,23 @@ from partimento.tokens.patterns import Pattern
 from partimento.tokens.spec import CodecSpec, Specials
 from partimento.tokens.subwords import SubwordText
 from partimento.tokens.text import ByteText, TagWords, TextCoder
-
-Coder = TagWords | TextCoder
-
-
-@dataclass(frozen=True)
-class Built:
-    """`how` is the JSON from which `rebuild` makes module and coder again (weights apart, but for those of `base`).
-
-    `null_trained`: the weights knew the null condition before this training. `notes` are what a person should be told.
-    """
-
-    module: CodeDecoder | TextModel
-    pattern: Pattern
-    specials: Specials
-    coder: Coder
-    ending: Ending
-    rule: Literal["mix", "filter"]
-    null_trained: bool
-    how: dict[str, Any]
-    notes: tuple[str, ...] = ()
+from partimento.training import mixing
+from partimento.training.built import Built, Coder, Model, freeze
+from partimento.training.fitting import check_codes, codec_notes
 
 
-def build(
-    config: RvqConfig | DiaConfig, spec: CodecSpec, tags: tuple[str, ...], positions: int, captions: bool = True
-) -> Built:
+def build(config: CodesConfig, spec: CodecSpec, tags: tuple[str, ...], positions: int, captions: bool = True) -> Built:
     """The model that a configuration describes, for codes of this spec and a pack with these tags, and with `captions`
     or without.
 
     `positions` are the rows of the longest window. Raises TOKEN001 (pattern), MODEL001, MODEL004 (longer than what the
-    weights have positions for), WEIGHTS... (model.weights), TRAIN058 (weights for other codes), TRAIN059
-    (a pattern in `freeze` that freezes nothing).
+    weights have positions for), WEIGHTS... (model.weights, model.backbone), TRAIN058 (weights for other codes),
+    TRAIN059 (a pattern in `freeze` that freezes nothing), and what `mixing.build` raises.
     """
     if isinstance(config, RvqConfig):
         return _rvq(config, spec, tags, positions)
+    if isinstance(config, MotConfig):
+        return mixing.build(config.model, spec, positions, config.train.precision)
     if config.model.weights is not None:
         return _from_weights(config.model, spec, Path(config.model.weights), positions, captions)
     return _dia(config.model, spec, tags, positions, captions)
@@ -130,9 +110,9 @@ def _from_weights(model: DiaModel, spec: CodecSpec, folder: Path, positions: int
     reader = found.coder(model.text_length)
     if captions and isinstance(reader, ByteText):
         reader = replace(reader, reads=True)
-    _fitting(found, spec, folder)
+    check_codes(found, spec, folder)
     check_positions(0, positions, DecoderConfig.from_json(found.facts.model["decoder"]).max_positions)
-    notes, pattern = _codec_notes(found, spec, folder), found.pattern
+    notes, pattern = codec_notes(found, spec, folder), found.pattern
     if found.codebooks != spec.codebooks:
         pattern = Pattern(tuple(delay for books in spec.books for delay in found.delays[:books]), pattern.stride)
         notes.append(f"{found.codebooks} codebooks of {folder} become the {spec.codebooks} of {spec.layout} codes")
@@ -165,52 +145,6 @@ def _begun(found: Published, spec: CodecSpec, dropout: float) -> TextModel:
     stereo.encoder = mono.encoder
     warm.stereo_from_mono(mono.decoder, stereo.decoder, spec.layout, spec.books)
     return stereo
-
-
-def _fitting(found: Published, spec: CodecSpec, folder: Path) -> None:
-    """Raises TRAIN058 where the pack's codes cannot be those that the weights were trained on."""
-    codes = found.facts.codec
-    # A row of a flat grid holds one channel, so there mono's loss could not be kept.
-    stereo = spec.layout != "mono" and spec.books[0] == found.codebooks >= spec.books[1] and found.pattern.stride == 1
-    stereo = stereo and codes.layout in (None, "mono")
-    same = found.codebooks == spec.codebooks  # then a column must mean the same, where it is known what it meant
-    for fits, what, theirs, ours in (
-        (found.sample_rate == spec.sample_rate, "sample rate", found.sample_rate, spec.sample_rate),
-        (found.frame_rate == spec.frame_rate, "frames per second", found.frame_rate, spec.frame_rate),
-        (found.cardinality == spec.cardinality, "codes a book", found.cardinality, spec.cardinality),
-        (same or stereo, "codebooks", found.codebooks, spec.codebooks),
-        (not same or codes.layout in (None, spec.layout), "layout", codes.layout, spec.layout),
-        (not same or codes.books in ([], list(spec.books)), "books of the channels", codes.books, list(spec.books)),
-    ):
-        if not fits:
-            raise _misfit(folder, what, theirs, ours, spec)
-
-
-def _misfit(folder: Path, what: str, theirs: object, ours: object, spec: CodecSpec) -> PartimentoError:
-    return PartimentoError(
-        "TRAIN058",
-        f"the weights were trained on other codes than the pack has: {what} {theirs} there, {ours} here",
-        where=str(folder),
-        why=f"the pack was encoded with {spec.codec}",
-        next="encode the music with the codec of the weights: partimento weights inspect FOLDER names it",
-    )
-
-
-def _codec_notes(found: Published, spec: CodecSpec, folder: Path) -> list[str]:
-    """Two codecs may have the same rates and sizes (Dia's, and ours by default), and no code in common.
-
-    Raises TRAIN058 where one of them is ours and the other is not; other names may mean the same codec.
-    """
-    theirs = found.facts.codec
-    if theirs.name in (None, spec.codec) and (not theirs.weights or theirs.weights in ("", spec.weights)):
-        return []
-    if theirs.name != spec.codec and RESIDENT in (theirs.name, spec.codec):
-        raise _misfit(folder, "codec", theirs.name, spec.codec, spec)
-    other = theirs.name if theirs.name != spec.codec else f"another {spec.codec} ({(theirs.weights or '')[:12]})"
-    return [
-        f"the weights learned codes of {other}, the pack's are of {spec.codec}: unless that is the same codec under "
-        "another name, no code means what it meant"
-    ]
 
 
 def _trained_as(
@@ -249,23 +183,17 @@ def _adapt(module: TextModel, how: Mapping[str, Any]) -> None:
     """Adapters and frozen weights. Raises TRAIN059 for a pattern that freezes nothing, or where nothing is left."""
     if how["lora"] is not None:
         lora.adapt(module, **how["lora"])
-    names = [name for name, weight in module.named_parameters() if weight.requires_grad]
-    for pattern in how["freeze"]:
-        frozen = [name for name in names if _search(pattern, name)]
-        if not frozen:
-            raise _nothing(pattern, "no weight that is trained has such a name", names)
-        for name in frozen:
-            module.get_parameter(name).requires_grad_(False)
-    if not any(weight.requires_grad for weight in module.parameters()):
-        raise _nothing(str(how["freeze"]), "nothing is left to train", names)
+    freeze(module, how["freeze"])
 
 
-def rebuild(told: Mapping[str, Any]) -> CodeDecoder | TextModel:
+def rebuild(told: Mapping[str, Any]) -> Model:
     """The module of a player's description: random weights, or those of `base`, with the same ones frozen.
 
     Where all were trained the checkpoint has them all, and the folder of the base is not read. Raises MODEL001, and
     WEIGHTS... where that folder is needed, and gone or of other weights.
     """
+    if "mixture" in told:
+        return mixing.rebuild(told)
     if "model" not in told:
         return CodeDecoder(DecoderConfig.from_json(told["decoder"]))
     spec, base = CodecSpec.from_json(told["spec"]), told["base"]
@@ -314,20 +242,4 @@ def decoder_config(
         dropout=model.dropout,
         attention_scale=model.attention_scale,
         tags=tags,
-    )
-
-
-def _search(pattern: str, name: str) -> bool:
-    try:
-        return re.search(pattern, name) is not None
-    except re.error as error:
-        raise _nothing(pattern, f"it is not a regular expression: {error}", ()) from error
-
-
-def _nothing(pattern: str, why: str, names: Sequence[str]) -> PartimentoError:
-    return PartimentoError(
-        "TRAIN059",
-        f"model.freeze = {pattern!r} cannot be followed",
-        why=why + (f" (there are {', '.join(names[:3])}, ...)" if names else ""),
-        next="partimento plan CONFIG prints the weights and who trains them",
     )

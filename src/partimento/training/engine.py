@@ -188,6 +188,8 @@ def _loop(session: Session, stop: Stop) -> str:
                         session.roll_back(wrong)
                     counters = state.counters
                     continue
+                with session.pace.aside():
+                    session.audit_flow(rate)
             with session.pace.aside():
                 ending = session.ending(stop, reading)
                 if counters.step % plan.valid_every == 0 or ending in LAST:

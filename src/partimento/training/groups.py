@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from partimento.config import Group, Optim
 from partimento.errors import PartimentoError
 
+MOST_PARTS = 24  # of a model, in a table
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 
@@ -95,6 +96,25 @@ def table(claims: Sequence[Claim]) -> list[dict[str, Any]]:
         }
         for (group, optimizer, rate, decay), members in rows.items()
     ]
+
+
+def modules(module: nn.Module) -> list[dict[str, Any]]:
+    """Rows for printing, one a part of the model: {"module", "tensors", "trained", "frozen"} (parameters).
+
+    A part is a path without its numbers (all blocks of a stack are one) of at most three names, or of two where that
+    would be a long table. Tied parameters count once, under their first name. Works on the meta device too.
+    """
+    for depth in (3, 2, 1):
+        rows: dict[str, dict[str, Any]] = {}
+        for name, parameter in module.named_parameters():
+            *path, last = [step for step in name.split(".") if not step.isdigit()]
+            part = ".".join((path if path and last in ("weight", "bias") else [*path, last])[:depth])
+            row = rows.setdefault(part, {"module": part, "tensors": 0, "trained": 0, "frozen": 0})
+            row["tensors"] += 1
+            row["trained" if parameter.requires_grad else "frozen"] += parameter.numel()
+        if len(rows) <= MOST_PARTS:
+            break
+    return list(rows.values())
 
 
 def _by_nature(name: str, parameter: Tensor, nature: _Nature, optim: Optim) -> Claim:

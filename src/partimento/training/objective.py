@@ -12,20 +12,22 @@ from partimento.models.conditions import Told
 from partimento.models.decoder import CodeDecoder
 from partimento.models.dia import TextModel
 from partimento.models.loss import code_entropy, code_loss
+from partimento.models.mixture import MixtureModel
+from partimento.training.built import Decoder, Model
 
 
-def decoder_of(module: nn.Module) -> CodeDecoder:
-    """The code decoder of a model of either family."""
-    if isinstance(module, TextModel):
+def decoder_of(module: nn.Module) -> Decoder:
+    """The code decoder of a model of any family."""
+    if isinstance(module, TextModel | MixtureModel):
         return module.decoder
     assert isinstance(module, CodeDecoder)
     return module
 
 
-def tell(module: CodeDecoder | TextModel, condition: Sequence[Tensor], keep_B: Tensor) -> Told:
+def tell(module: Model, condition: Sequence[Tensor], keep_B: Tensor) -> Told:
     """What items with this condition are told: (tags_BG multi-hot,) or (text_BM, mask_BM), as the model's coder makes
     it. Where keep_B is False it is the null condition: of training, validation and playing alike."""
-    if isinstance(module, TextModel):
+    if isinstance(module, TextModel | MixtureModel):
         text_BM, mask_BM = condition
         return module.told(text_BM, mask_BM, keep_B)
     (tags_BG,) = condition
@@ -37,25 +39,37 @@ class CodesObjective(nn.Module):
 
     In training the total has the smoothing, z-loss and weights of `loss`; in eval mode it is the plain cross entropy,
     and the entropy of the output comes with it. Its parameters are the model's.
+
+    `both_ways` (a MixtureModel): items may be learned from sound to words too. The two directions run in every pass,
+    and each item counts in one of them (in eval mode in both): shapes, and the parameters that have a gradient, depend
+    on no draw, and the cost of a step about doubles.
     """
 
-    def __init__(self, model: CodeDecoder | TextModel, cardinality: int, loss: Loss) -> None:
+    def __init__(self, model: Model, cardinality: int, loss: Loss, *, both_ways: bool = False) -> None:
         super().__init__()
         self.model = model
         self.cardinality = cardinality
         self.loss = loss
+        self.both_ways = both_ways
 
     def forward(
         self, grid_BSK: Tensor, keep_B: Tensor, weights_K: Tensor | None, *condition: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """grid_BSK of ids (any integer type, S + 1 rows), keep_B False for the null condition, and what `tell` reads.
+        """grid_BSK of ids (any integer type, S + 1 rows), keep_B False for the null condition, and what `tell` reads;
+        then, with `both_ways`, turned_B, True for an item that is learned from sound to words.
 
         Returns the total over the valid targets and sums: tokens (what the total is divided by: valid targets, weighted
-        in training), and per codebook ce_K and count_K of the real codes, eos and eos_count, items and null_items.
+        in training), and per codebook ce_K and count_K of the real codes, eos and eos_count, items and null_items; with
+        `both_ways` also caption and caption_count of the ids of the words.
         """
         grid_BSK = grid_BSK.long()  # small integers travel, the device widens them
         rows_BSK, targets_BSK = grid_BSK[:, :-1], grid_BSK[:, 1:]
-        decoder, arguments = decoder_of(self.model), tell(self.model, condition, keep_B).arguments()
+        decoder, turned_B = decoder_of(self.model), None
+        if self.both_ways:
+            *condition, turned_B = condition  # type: ignore[assignment]
+            if self.training:  # an id that no output has is no target
+                targets_BSK = torch.where(turned_B[:, None, None], decoder.config.outputs, targets_BSK)
+        arguments = tell(self.model, condition, keep_B).arguments()
         entropy: dict[str, Tensor] = {}
         if self.training:
             found = decoder.loss(
@@ -72,8 +86,13 @@ class CodesObjective(nn.Module):
             found = code_loss(logits_BSKV, targets_BSK, self.cardinality)
             entropy_BSK = code_entropy(logits_BSKV.detach(), self.cardinality)
             entropy = {"entropy_K": (entropy_BSK * (targets_BSK < self.cardinality)).sum((0, 1))}
-        return found.total, {
-            "tokens": found.count,
+        total, tokens, words = found.total, found.count, {}
+        if turned_B is not None:
+            told, count = self._words(rows_BSK, turned_B, *condition)
+            total, tokens = total + told, tokens + count
+            words = {"caption": told.detach(), "caption_count": count}
+        return total, {
+            "tokens": tokens,
             "ce_K": found.code_sum_K,
             "count_K": found.code_count_K,
             "eos": found.eos_sum,
@@ -81,4 +100,11 @@ class CodesObjective(nn.Module):
             "items": torch.ones_like(found.count) * len(keep_B),
             "null_items": (~keep_B).sum().to(found.count),
             **entropy,
+            **words,
         }
+
+    def _words(self, rows_BSK: Tensor, turned_B: Tensor, text_BM: Tensor, mask_BM: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum of the cross entropy of the words of turned items, told from their rows, and how many ids that were."""
+        assert isinstance(self.model, MixtureModel)
+        total, count = self.model.caption_loss(rows_BSK, text_BM, mask_BM & turned_B[:, None])
+        return total, count.to(total)

@@ -18,8 +18,8 @@ from torch import Tensor
 from partimento.errors import PartimentoError
 from partimento.models import lora
 from partimento.models.conditions import NOTHING, Told
-from partimento.models.decoder import CodeDecoder
 from partimento.models.dia import TextModel
+from partimento.models.mixture import MixtureModel
 from partimento.models.quantized import Weights
 from partimento.progress import Progress
 from partimento.runs import checkpoint
@@ -32,11 +32,12 @@ from partimento.tokens.patterns import Pattern
 from partimento.tokens.spec import CodecSpec, Specials
 from partimento.tokens.text import NO_WORDS, Words
 from partimento.training import building, compiled
-from partimento.training.building import Built, Coder
+from partimento.training.built import Built, Coder, Decoder, Model
 from partimento.training.ema import copy_into, named_state
 from partimento.training.objective import decoder_of, tell
 
 CONVENTION = "u + s (c - u)"
+_HOW = ("decoder", "model", "mixture", "base", "experts", "freeze", "lora", "captions", "start")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Player:
     from knew the null condition: if neither, it was never learned and is not played. `rule` is how guidance was meant
     by who trained it, and `how` what rebuilds the module."""
 
-    module: CodeDecoder | TextModel
+    module: Model
     spec: CodecSpec
     pattern: Pattern
     specials: Specials
@@ -75,12 +76,18 @@ class Player:
         )
 
     @property
-    def decoder(self) -> CodeDecoder:
+    def decoder(self) -> Decoder:
         return decoder_of(self.module)
 
     @property
     def family(self) -> str:
+        if isinstance(self.module, MixtureModel):
+            return "mot"
         return "dia" if isinstance(self.module, TextModel) else "rvq"
+
+    @property
+    def reads_text(self) -> bool:
+        return self.family != "rvq"
 
     def description(self) -> dict[str, Any]:
         """JSON from which `from_checkpoint` rebuilds this player around stored weights."""
@@ -115,7 +122,7 @@ class Player:
         copy_into(named_state(module), checkpoint.load(path, (part,)).parts[part])
         if told.get("lora"):
             lora.merge(module)
-        how = {name: told[name] for name in ("decoder", "model", "base", "freeze", "lora") if name in told}
+        how = {name: told[name] for name in _HOW if name in told}
         words = told.get("words") or {"kind": "tags", "tags": told["tags"]}  # before there was text
         return cls(
             module=module.to(device).eval(),
@@ -140,7 +147,7 @@ class Player:
                 f"guidance {guidance:g} has nothing to guide to: no tags and no text are given",
                 next="give tags or a prompt, or leave guidance at 1",
             )
-        conditioned = self.family == "dia" or bool(self.coder.tags)
+        conditioned = self.reads_text or bool(self.coder.tags)
         if conditioned and not self.knows_null and (guidance != 1 or not words):
             raise PartimentoError(
                 "SAMPLE005",

@@ -12,6 +12,7 @@ from partimento.runs import foreign, published
 from partimento.runs.chosen import chosen
 from partimento.runs.published import RECORD, Facts, Published
 from partimento.runs.run import Run
+from partimento.training.mixtures import export_run
 from partimento.training.player import Player
 from partimento.training.restorer import export_restorer
 
@@ -28,15 +29,18 @@ def export_weights(
 ) -> dict[str, Any]:
     """Write the weights of a run (its best checkpoint, else its newest; adapters merged), or of a folder of weights,
     into the folder `to`. Returns what `foreign.export` does, and `source`. A restorer has a folder of its own kind
-    (`restorer.export_restorer`).
+    (`restorer.export_restorer`), and so has a mixture (`mixtures.export_run`).
 
     Raises RUN001, CKPT003 (nothing saved yet), CKPT001, CKPT004 (no averaged weights), WEIGHTS001, WEIGHTS002,
     WEIGHTS008 (`to` exists), WEIGHTS009 and MODEL002 (the layout cannot say this model).
     """
     progress, source = progress or Quiet(), Path(source)
     published.require_absent(Path(to))
-    if (source / "run.json").exists() and Run.open(source).record["family"] == "restore":
+    family = Run.open(source).record["family"] if (source / "run.json").exists() else None
+    if family == "restore":
         return _restorer(source, to, layout, weights, progress)
+    if family == "mot":
+        return export_run(source, to, layout=layout, weights=weights, progress=progress)
     if (source / RECORD).exists():
         progress.stage("load", str(source))
         found = published.read(source)
@@ -67,7 +71,7 @@ def _of_run(run: Path, weights: Literal["ema", "raw"], progress: Progress) -> tu
     path = chosen(opened, progress.note)
     progress.stage("load", f"{path.name} of {opened.id}, {weights} weights")
     player = Player.from_checkpoint(path, weights)
-    if not isinstance(player.module, TextModel):
+    if not isinstance(player.module, TextModel):  # a mixture has gone its own way
         raise PartimentoError(
             "WEIGHTS009",
             f"the weights of {opened.id} cannot be written as a model that reads text",

@@ -81,9 +81,7 @@ def load_restorer(
 def _checkpoint(run: Run, progress: Progress) -> Path:
     family = run.record["family"]
     if family != "restore":
-        next = (
-            "partimento sample plays it" if family in ("rvq", "dia") else "partimento codec export makes a codec of it"
-        )
+        next = "partimento codec export makes a codec of it" if family == "codec" else "partimento sample plays it"
         raise _other(run.path, f"a run of the family {family}", next)
     return chosen(run, progress.note)
 

@@ -22,6 +22,7 @@ from partimento.runs.run import Run, resume_command
 from partimento.training import devices, halting
 from partimento.training.alarms import Alarms
 from partimento.training.feed import Feed
+from partimento.training.flow import Flow, line
 from partimento.training.guards import Guard
 from partimento.training.keeper import Keeper
 from partimento.training.pace import Pace
@@ -49,6 +50,7 @@ class Session:
         self._opponents: list[float] = []  # of the second player's guard
         self._alarms = Alarms.of(state.config)
         self._save_asked = False  # by SIGUSR1
+        self._flow: Flow | None = None
         self._began = time.monotonic()
 
     def __enter__(self) -> Session:
@@ -109,6 +111,7 @@ class Session:
         if self.step < self.config.train.steps:
             with stop.at_once():
                 rehearse(self.state)
+                self._begin_flow(new=found is None)
             self.progress.stage("train", self._plan())
 
     def _go_on(self, path: Path) -> None:
@@ -121,6 +124,18 @@ class Session:
     def _plan(self) -> str:
         begin = f"on from step {self.step} " if self.step else ""
         return f"{begin}to step {self.config.train.steps}; Ctrl-C saves and says how to go on"
+
+    def _begin_flow(self, new: bool) -> None:
+        """Who is to learn, before the first step; on a resume only what the audit has not told yet."""
+        past = [event for event in read_events(self.run.events_path) if event["kind"] == "flow"] if self.main else []
+        told = self.parallel.share([{"when": event["when"], "prints": event.get("prints")} for event in past])
+        self._flow = Flow(self.state)
+        if new:
+            self.event("flow", **self._flow.before())
+            return
+        self._flow.again(next((event["prints"] for event in told if event["prints"]), None))
+        if any(event["when"] == "after" for event in told):
+            self._flow = None
 
     # Steps
 
@@ -167,6 +182,7 @@ class Session:
             counters.trained[name] = counters.trained.get(name, 0.0) + value
         figures = {
             "loss": loss,
+            "tokens": sums.get("tokens", 0.0),
             "grad_norm": sums["norm"] / steps if steps else None,
             "lr": rate * self.config.optim.lr,
             "skipped": skipped,
@@ -180,6 +196,17 @@ class Session:
             self.progress.note(f"step {self.step}: {alarm.kind}: {alarm.text}; what helps: {alarm.remedy}")
         counters.alarms = self._alarms.state()
         self.progress.update(self.step, self.config.train.steps, loss=round(loss, 4) if loss is not None else "-")
+
+    def audit_flow(self, rate: float) -> None:
+        """Look once more at who learns, when each player has made its first steps; nothing before and after that."""
+        if self._flow is None or not (due := self._flow.due()):
+            return
+        event, notes = self._flow.after(due, rate)
+        self.event("flow", **event)
+        for text in notes:
+            self.note(text)
+        if not notes:
+            self.progress.note(line(event))
 
     def _of_opponent(self) -> dict[str, Any]:
         """The second player's line of the log; nothing before it plays."""

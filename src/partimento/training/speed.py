@@ -20,6 +20,9 @@ from torch import nn
 
 from partimento.models.attention import CrossAttention, SelfAttention, TextAttention
 from partimento.models.dia import TextModel
+from partimento.models.experts import MATRICES, Expert
+from partimento.models.llama import LlamaBlock
+from partimento.models.mixture import MixtureModel
 from partimento.models.text import TextEncoder
 from partimento.training import devices
 
@@ -49,7 +52,7 @@ PEAKS: dict[str, tuple[float | None, float | None, float | None]] = {
 }
 
 
-def flops_per_item(module: nn.Module, window: int, memory: int = 0) -> float:
+def flops_per_item(module: nn.Module, window: int, memory: int = 0, *, both_ways: bool = False) -> float:
     """FLOPs of one item of `window` tokens in training (forward and backward).
 
     6 a token for each weight of a linear or convolutional layer (heads included; embeddings that are looked up are
@@ -57,7 +60,10 @@ def flops_per_item(module: nn.Module, window: int, memory: int = 0) -> float:
     and so many has the text of a text encoder (by default as many as it can read; T5 counts with those that are given,
     and without its scores). A frozen weight makes 4 a token, or 2 where nothing before it is trained.
     Convolutions are taken to step one position a token, as in our codec, whose tokens are frames.
+    A mixture reads `memory` tokens of text; `both_ways`: it learns from sound to words beside (`_mixture`).
     """
+    if isinstance(module, MixtureModel):
+        return _mixture(module, window, memory, both_ways)
     if not isinstance(module, TextModel):
         return _flops(module, window, memory, reads=True)
     if isinstance(module.encoder, TextEncoder):
@@ -82,10 +88,56 @@ def _flops(module: nn.Module, window: int, memory: int, reads: bool) -> float:
     return total
 
 
+def _mixture(model: MixtureModel, window: int, text: int, both_ways: bool) -> float:
+    """Rows of audio pass the blocks by way of their experts, with a gradient that passes what is frozen (4 a weight, 6
+    if it is trained), and look at the text and at each other. The text passes the Llama's own blocks, forward only (2 a
+    weight) unless they are trained, of the last block only its keys and values. From sound to words, rows that have
+    read nothing but BOS come first, and the text behind them passes all blocks, and the Llama's head, with a gradient.
+    """
+    decoder, llama = model.decoder, model.llama.config
+    reads = any(weight.requires_grad for weight in model.llama.blocks.parameters())
+    scores = 12.0 * llama.heads * llama.head_width
+    read_scores = scores if reads else scores / 3
+    total, told, turned = 0.0, 0.0, 0.0
+    for block, expert in zip(model.llama.blocks, decoder.experts, strict=True):
+        assert isinstance(block, LlamaBlock) and isinstance(expert, Expert)
+        last, own = block is model.llama.blocks[-1], [getattr(block, name) for name in MATRICES]
+        passed = _passed(block, expert)
+        rows = sum(_weight(weight, True) for weight in passed)
+        total += (rows + scores * (window + text)) * window
+        told += sum(_products(part, reads) for part in ((block.key, block.value) if last else own)) * text
+        told += 0 if last else read_scores * text * text
+        if last:  # heard by its keys and values only
+            keys = [_matrix(getattr(expert.source(block), name)) for name in ("key", "value")]
+            rows = sum(2.0 * weight.numel() for weight in passed)
+            rows += sum(_weight(weight, True) - 2.0 * weight.numel() for weight in keys)
+        turned += (rows + scores * window / (3 if last else 1)) * window
+        turned += (sum(_products(part, True) for part in own) + scores * (window + text)) * text
+    total += told + 6.0 * window * decoder.head.in_features * decoder.config.codebooks * decoder.config.outputs
+    return total + turned + _products(model.llama.head, True) * text if both_ways else total
+
+
+def _passed(block: LlamaBlock, expert: Expert) -> list[nn.Parameter]:
+    """The matrices that rows of audio are multiplied by."""
+    mine = [weight for weight in expert.parameters() if weight.ndim > 1]
+    left: tuple[str, ...] = () if expert.config.kind == "full" else MATRICES
+    if expert.config.kind == "feedforward_copy" or expert.config.place == "instead":
+        left = tuple(name for name in left if name not in ("gate", "up", "down"))
+    return [*mine, *(_matrix(getattr(block, name)) for name in left)]
+
+
+def _matrix(layer: nn.Module) -> nn.Parameter:
+    """As it is kept: `weight` may be a wider copy."""
+    return next(weight for weight in layer.parameters(recurse=False) if weight.ndim > 1)
+
+
 def _products(layer: nn.Module, passes: bool) -> float:
     """FLOPs a token of a layer's matrices (its own, and those of an adapter beside them)."""
-    matrices = [weight for weight in layer.parameters(recurse=False) if weight.ndim > 1]
-    return sum(2.0 * (1 + passes + weight.requires_grad) * weight.numel() for weight in matrices)
+    return sum(_weight(weight, passes) for weight in layer.parameters(recurse=False) if weight.ndim > 1)
+
+
+def _weight(weight: nn.Parameter, passes: bool) -> float:
+    return 2.0 * (1 + passes + weight.requires_grad) * weight.numel()
 
 
 def peak(device: torch.device, precision: str) -> float | None:

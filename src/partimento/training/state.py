@@ -23,7 +23,7 @@ from partimento.config import Config, config_hash, parse
 from partimento.errors import PartimentoError
 from partimento.keyed import key
 from partimento.runs import checkpoint
-from partimento.training import audit, compiled, devices, graphs, sharded
+from partimento.training import audit, compiled, devices, flow_errors, graphs, groups, sharded
 from partimento.training.adagc import AdaGC
 from partimento.training.ema import Ema, copy_into, judged, named_state
 from partimento.training.guards import Guard
@@ -34,12 +34,14 @@ from partimento.training.parallel import Parallel
 from partimento.training.task import Task, Using
 
 # What a resumed run may change: how often it looks and saves, where and how it computes, what it plays. All else
-# changes the weights or makes scores incomparable. `data.pack`, `data.folders` and `model.weights` may move: their
-# contents count.
+# changes the weights or makes scores incomparable. `data.pack`, `data.folders`, `model.weights`, `model.backbone` and
+# `model.experts_from` may move: their contents count.
 FREE = (
     "data.pack",
     "data.folders",
     "model.weights",
+    "model.backbone",
+    "model.experts_from",
     "guard.stop_",
     "train.log_every",
     "train.valid_every",
@@ -100,6 +102,8 @@ class State:
         self.compiled = compiled.prepare(task.module, config.train, self.device)
         self.model = parallel.wrap(task.objective, task.module, config.train)
         self.optimizer = Optimizers(task.module, config.optim)
+        if not self.optimizer.claims:
+            raise flow_errors.nothing()
         self.parameters = [weight for weight in task.module.parameters() if weight.requires_grad]
         named = {name: weight for name, weight in task.module.named_parameters() if weight.requires_grad}
         self.adagc = AdaGC(named, config.optim) if config.optim.adagc else None
@@ -115,8 +119,8 @@ class State:
         return sum(weight.numel() for weight in self.parameters)
 
     def tables(self) -> dict[str, Any]:
-        """Who trains what: rows of `groups.table` for each player."""
-        found = {"optimizer": self.optimizer.table()}
+        """Who trains what: rows of `groups.table` for each player, and of `groups.modules` for what is trained."""
+        found = {"optimizer": self.optimizer.table(), "modules": groups.modules(self.task.module)}
         return found if self.opponent is None else {**found, "adversary": self.opponent.optimizer.table()}
 
     def dropout_key(self, step: int, micro: int) -> int:

@@ -119,6 +119,9 @@ class Task(Protocol):
         the step, over all devices; `total` sums a tensor over them, in place.
         """
 
+    def unreached(self) -> Mapping[str, str]:
+        """Trained parameters that may get no gradient, as they are meant to, and why, in a few words."""
+
     def memory(self) -> dict[str, Tensor]:
         """State of the training that is no weight; saved with the guard. `remember` is the inverse."""
 

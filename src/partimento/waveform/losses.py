@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -65,18 +65,6 @@ def _without_subnormal(wave_BN: Tensor) -> Tensor:
     where a bin is subnormal, as where the tail of a filter fades out."""
     held_BN = wave_BN.detach()
     return wave_BN - held_BN.where(held_BN.abs() < FAINTEST, 0.0)
-
-
-def ramp(weight: float | Sequence[float], progress: float) -> float:
-    """The weight at `progress` (0 first step, 1 last): of a pair evenly from one to the other in the logarithm, or
-    evenly as it is where one of the two is 0."""
-    if isinstance(weight, int | float):
-        return float(weight)
-    first, last = weight
-    progress = min(max(progress, 0.0), 1.0)
-    if first > 0 and last > 0:
-        return float(first * (last / first) ** progress)
-    return float(first + (last - first) * progress)
 
 
 def pull(parts: Mapping[str, Tensor], made_BN: Tensor) -> dict[str, Tensor]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from partimento.config import CodesConfig, Config
+from partimento.config import CodesConfig, Config, MotConfig
 from partimento.lab.plan import cost
 from partimento.lab.plan.advice import advice
 from partimento.lab.plan.cost import Hours
+from partimento.lab.plan.layouts import Layout, layouts
 from partimento.lab.plan.measure import Measured, measure_steps
-from partimento.lab.plan.memory import checkpoint_bytes, disk_bytes
+from partimento.lab.plan.memory import Memory, checkpoint_bytes, disk_bytes
 from partimento.lab.plan.options import Option, Options
+from partimento.lab.plan.parts import parts
 from partimento.lab.plan.sketch import Data, Sketch, sample_rate, sketch
-from partimento.models.dia import TextModel
 from partimento.progress import Progress, Quiet
 from partimento.tokens.findings import Finding
 from partimento.training import groups
@@ -31,13 +32,15 @@ class Plan:
     `parts` maps the parts of the model to their parameters; `optimizers` says who trains what; `options[0]` is the
     configuration itself; `epochs` is how often the run hears its data; `seen_codes` are the codes that it is trained
     on, repeats counted. `adversary` maps the second player's members to their parameters, and `audio` are the seconds
-    of sound that one step of each stage hears ([] for codes).
+    of sound that one step of each stage hears ([] for codes). `trained` are the trained ones of each of `parts`, and
+    `layouts` the patterns of a mixture side by side ([] for other families).
     """
 
     config: Config = field(repr=False)
     devices: int
     room: float | None
     parts: dict[str, int]
+    trained: dict[str, int]
     trainable: int
     frozen: int
     blocks: int
@@ -57,6 +60,7 @@ class Plan:
     measured: Measured | None
     adversary: dict[str, int]
     audio: list[float]
+    layouts: list[Layout]
     advice: list[Finding] = field(default_factory=list)
 
     @property
@@ -74,7 +78,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("config", "options")}
-        plain = {name: [asdict(row) for row in own.pop(name)] for name in ("stages", "hours", "advice")}
+        plain = {name: [asdict(row) for row in own.pop(name)] for name in ("stages", "hours", "layouts", "advice")}
         return {
             **own,
             **plain,
@@ -120,7 +124,8 @@ def plan(
         config=config,
         devices=devices,
         room=room,
-        parts=_parts(drawn),
+        parts=parts(drawn.module),
+        trained=parts(drawn.module, trained=True),
         trainable=sum(one.parameter.numel() for one in claims),
         frozen=sum(p.numel() for p in drawn.module.parameters() if not p.requires_grad),
         blocks=len(blocks(drawn.objective)),
@@ -140,6 +145,7 @@ def plan(
         measured=measure_steps(drawn, progress) if measure else None,
         adversary=_members(drawn),
         audio=[] if isinstance(config, CodesConfig) else [_audio(stage, sample_rate(config)) for stage in drawn.stages],
+        layouts=_layouts(drawn, found[0].memory, room),
     )
     made.advice.extend(advice(made))
     return made
@@ -170,12 +176,7 @@ def _members(drawn: Sketch) -> dict[str, int]:
     return {name: sum(weight.numel() for weight in member.parameters()) for name, member in members}
 
 
-def _parts(drawn: Sketch) -> dict[str, int]:
-    """Parameters of every child of the module, its own under their own names; those without any are left out. Of a
-    model that reads text, of every child of its encoder and its decoder."""
-    depth = 2 if isinstance(drawn.module, TextModel) else 1
-    found: dict[str, int] = {}
-    for name, parameter in drawn.module.named_parameters():
-        part = ".".join(name.split(".")[:depth])
-        found[part] = found.get(part, 0) + parameter.numel()
-    return found
+def _layouts(drawn: Sketch, memory: Memory, room: float | None) -> list[Layout]:
+    if not isinstance(drawn.config, MotConfig) or drawn.spec is None:
+        return []
+    return layouts(drawn.config, drawn.spec, memory, room)

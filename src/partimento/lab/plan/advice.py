@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from partimento.config import CodesConfig, DiaConfig
+import torch
+
+from partimento.config import CodesConfig, DiaConfig, MotConfig
 from partimento.lab.plan.cost import MFU
+from partimento.lab.plan.layouts import SECONDS
 from partimento.lab.plan.memory import USABLE
+from partimento.runs import backbones
 from partimento.tokens.findings import Finding
 from partimento.training.stages import stages
 
@@ -31,7 +35,7 @@ LAUNCH_SECONDS = 5e-6
 def advice(plan: Plan) -> list[Finding]:
     """By level, the worst first."""
     found = [*_shares(plan), *_memory(plan), *_capacity(plan), *_repeats(plan), *_schedule(plan), *_device(plan)]
-    found += _adversary(plan)
+    found += [*_adversary(plan), *_experts(plan), *_layout(plan)]
     return sorted(found, key=lambda one: ("bad", "warn", "note").index(one.level))
 
 
@@ -78,6 +82,8 @@ def _capacity(plan: Plan) -> Iterator[Finding]:
     if not isinstance(plan.config, CodesConfig):
         return  # what is learned is no list of codes
     different, seen = plan.codes_per_parameter, plan.seen_per_parameter
+    if isinstance(plan.config, MotConfig):
+        return  # how large it is was decided by what its backbone learned before
     if isinstance(plan.config, DiaConfig) and plan.config.model.weights:
         # How large the model is was decided by what it learned before.
         if different < OVERSIZED and not plan.config.model.lora_rank:
@@ -189,6 +195,42 @@ def _adversary(plan: Plan) -> Iterator[Finding]:
             "a wave that ends in bf16 products has been measured as worse by others (docs/ablation_gan.md)",
             "train.precision=tf32 on a GPU",
         )
+
+
+def _experts(plan: Plan) -> Iterator[Finding]:
+    """Feed-forwards go from layer to layer, so that there must be enough of them."""
+    if not isinstance(plan.config, MotConfig) or plan.config.model.experts_from is None:
+        return
+    with torch.device("meta"):
+        backbone = backbones.read_llama(plan.config.model.backbone).config.layers
+        layers = backbones.read_musicgen_feedforwards(plan.config.model.experts_from).layers
+    if layers < backbone:
+        yield Finding(
+            "bad",
+            "experts",
+            f"{plan.config.model.experts_from} has {layers} layers, and the backbone {backbone}",
+            "the training would not start (MODEL041)",
+            "model.experts_from=musicgen-medium (48 layers), or none",
+        )
+
+
+def _layout(plan: Plan) -> Iterator[Finding]:
+    """What a flat grid of a mixture costs."""
+    if not plan.layouts:
+        return
+    now, *others = plan.layouts
+    for other in others:
+        if other.positions_per_second < now.positions_per_second:
+            kept = [0.0 if one.activations[-1] is None else one.activations[-1] / 1e9 for one in (now, other)]
+            costs = f"{SECONDS[-1]:g} s keep {kept[0]:.1f} GB instead of {kept[1]:.1f}"
+            yield Finding(
+                "note",
+                "pattern",
+                f"{now.positions_per_second:g} positions a second of audio, {now.window_seconds:.2f} s in a window; "
+                f"{other.pattern} has {other.positions_per_second:g}, and {other.window_seconds:.2f} s",
+                costs if kept[0] else f"{SECONDS[-1]:g} s are more than its backbone has positions for",
+                f"model.pattern={other.pattern} model.vocabulary=own",
+            )
 
 
 def _device(plan: Plan) -> Iterator[Finding]:

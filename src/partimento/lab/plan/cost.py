@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from partimento.config import Config
+from partimento.config import Config, MotConfig
 from partimento.lab.plan.memory import USABLE
 from partimento.lab.plan.sketch import Sketch
 from partimento.training import speed
@@ -35,7 +35,8 @@ def item_flops(drawn: Sketch) -> list[float]:
         starts = [stage.start for stage in drawn.stages]
         ends = [*starts[1:], drawn.config.train.steps]
         return [drawn.sounding.item_flops(stage, end) for stage, end in zip(drawn.stages, ends, strict=True)]
-    return [speed.flops_per_item(drawn.module, stage.window, drawn.text) for stage in drawn.stages]
+    both = isinstance(drawn.config, MotConfig) and drawn.config.model.caption_share > 0
+    return [speed.flops_per_item(drawn.module, stage.window, drawn.text, both_ways=both) for stage in drawn.stages]
 
 
 def optimizer_flops(claims: Sequence[Claim]) -> float:

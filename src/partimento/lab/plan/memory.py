@@ -15,7 +15,7 @@ from partimento.training.ema import named_state
 from partimento.training.groups import Claim
 
 MOMENTS = {"adamw": 2, "muon": 1}  # tensors of the size of the parameter
-FLOAT = 4  # bytes; weights, gradients, moments and averages are float32 in every precision
+FLOAT = 4  # bytes; gradients, moments, averages and what they are of are float32 in every precision
 USABLE = 0.92  # of a device's memory: its context, the allocator's gaps, buffers of the libraries
 
 
@@ -61,8 +61,7 @@ def on_device(
     Every device holds everything (`train.parallel` "ddp"), or its share of weights, gradients, moments and average,
     and beside it the largest of the parts that FSDP2 gathers, while it computes. `rivals` are the second player's.
     """
-    weights = FLOAT * sum(parameter.numel() for parameter in module.parameters())
-    weights += sum(buffer.numel() * buffer.element_size() for buffer in module.buffers())
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))
     trained = FLOAT * sum(one.parameter.numel() for one in claims)
     moments = _moments(claims)
     average = _state(module) if config.optim.ema > 0 else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from partimento.config import CodesConfig, Config, DiaConfig
+from partimento.config import Config, DiaConfig, MotConfig, RvqConfig
 from partimento.lab.plan import cost
 from partimento.lab.plan.memory import Memory, largest_batch, on_device
 from partimento.lab.plan.sketch import Sketch, sketch
@@ -63,16 +63,20 @@ class Options:
         config = self.drawn.config
         found = [self.option("", 1.0)]
         plan, optim = config.train, config.optim
-        if plan.precision != "bf16":
+        if plan.precision != "bf16" and isinstance(config, MotConfig):
+            found.append(self._narrowed(config))
+        elif plan.precision != "bf16":
             found.append(self._with("train.precision=bf16", "train", {"precision": "bf16"}, BF16_TIME))
         # Where there is an adversary, nearly all that is kept is its own, which is not computed again.
-        blocks = [] if self.drawn.rivals(config) else compiled.blocks(self.drawn.objective)
+        # Rows of a mixture pass a backbone's matrices, but not its blocks.
+        computed_again = not self.drawn.rivals(config) and not isinstance(config, MotConfig)
+        blocks = compiled.blocks(self.drawn.objective) if computed_again else []
         if plan.recompute == "none" and blocks:
             found.append(self._with("train.recompute=selective", "train", {"recompute": "selective"}, SELECTIVE_TIME))
         if plan.recompute != "full" and blocks:
             now = SELECTIVE_TIME if plan.recompute == "selective" else 1.0
             found.append(self._with("train.recompute=full", "train", {"recompute": "full"}, FULL_TIME / now))
-        if self.devices > 1 and plan.parallel == "ddp" and isinstance(config, CodesConfig):
+        if self.devices > 1 and plan.parallel == "ddp" and isinstance(config, RvqConfig | DiaConfig):
             found.append(self._with("train.parallel=fsdp", "train", {"parallel": "fsdp"}, None))
         if optim.ema > 0:
             found.append(self._with("optim.ema=0", "optim", {"ema": 0.0}, 1.0))
@@ -81,6 +85,11 @@ class Options:
         if isinstance(config, DiaConfig) and config.model.weights and not config.model.lora_rank:
             found.append(self._with_adapters(config))
         return found
+
+    def _narrowed(self, config: MotConfig) -> Option:
+        """Another model, with its own trace: what is frozen is bfloat16 too."""
+        drawn = sketch(config.model_copy(update={"train": config.train.model_copy(update={"precision": "bf16"})}))
+        return Options(drawn, self.devices, self.room).option("train.precision=bf16", BF16_TIME)
 
     def _with_adapters(self, config: DiaConfig) -> Option:
         """Another model, with its own trace. The adapters' rates are others too, which no plan can know."""

@@ -14,6 +14,7 @@ from partimento.audio import files
 from partimento.audio.containers import inspect
 from partimento.audio.declared import Fault
 from partimento.config import CodecConfig, CodesConfig, Config, RestoreConfig, SoundConfig
+from partimento.tokens.spec import CodecSpec
 from partimento.tokens.text import TagWords
 from partimento.training import pairfiles
 from partimento.training.groups import Claim, claim
@@ -47,7 +48,8 @@ class Data:
 class Sketch:
     """`module` and `objective` have shapes and no contents where the family allows it. `inputs(stage)` is one
     micro-batch of a stage for the objective; `rows` of a window cover one frame, and `text` is the length of the texts
-    that are read beside it. `sounding` is there for the families that make sound, whose second player it knows."""
+    that are read beside it. `spec` is that of the codes, None for sound. `sounding` is there for the families that make
+    sound, whose second player it knows."""
 
     config: Config
     module: nn.Module
@@ -58,6 +60,7 @@ class Sketch:
     text: int
     inputs: Callable[[Settings], tuple[Tensor | None, ...]]
     sounding: Sounding | None = None
+    spec: CodecSpec | None = None
 
     def rivals(self, config: Config) -> list[Claim]:
         """What the second player's optimizer claims, with the settings of `config`; [] where there is none."""
@@ -101,6 +104,7 @@ def _codes(config: CodesConfig) -> Sketch:
         task.pattern.stride,
         0 if isinstance(task.coder, TagWords) else task.coder.length,
         lambda stage: task.inputs(task.batch(stage.start, 0)),
+        spec=spec,
     )
 
 

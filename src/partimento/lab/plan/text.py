@@ -6,12 +6,13 @@ from typing import Any
 
 from partimento.lab.plan import Plan
 from partimento.lab.plan.cost import MFU
+from partimento.lab.plan.layouts import SECONDS
 
 
 def sections(plan: Plan) -> list[tuple[str, list[str], list[list[Any]]]]:
     """(title, head, rows) of every table, in the order in which they are read."""
     return [
-        ("model", ["part", "parameters", "share"], _model(plan)),
+        ("model", ["part", "parameters", *(["trained"] if plan.frozen else []), "share"], _model(plan)),
         ("data", ["", ""], _data(plan)),
         *([("stages", _stage_head(plan), _stages(plan))] if _staged(plan) else []),
         (
@@ -36,6 +37,7 @@ def sections(plan: Plan) -> list[tuple[str, list[str], list[list[Any]]]]:
             ["setting", "memory", "time of a step", *(["largest batch"] if plan.room else [])],
             _options(plan),
         ),
+        *([("patterns", _layout_head(plan), _layouts(plan))] if plan.layouts else []),
         ("time", ["device", "TFLOP/s", "hours", "fits"], _hours(plan)),
         ("disk", ["", ""], [["one checkpoint", size(plan.checkpoint_bytes)], ["the run", size(plan.disk_bytes)]]),
     ]
@@ -46,12 +48,19 @@ def _staged(plan: Plan) -> bool:
 
 
 def _model(plan: Plan) -> list[list[Any]]:
-    rows = [[part, number(n), f"{100 * n / plan.parameters:.0f} %"] for part, n in plan.parts.items()]
-    frozen = f", {number(plan.frozen)} frozen" if plan.frozen else ""
-    rows.append(["all", number(plan.parameters), f"{number(plan.trainable)} trainable{frozen}"])
+    rows: list[list[Any]] = []
+    for part, n in plan.parts.items():
+        trained = [number(plan.trained[part])] if plan.frozen else []
+        rows.append([part, number(n), *trained, f"{100 * n / plan.parameters:.0f} %"])
+    told = f"{number(plan.trainable)} trainable"
+    whole = [number(plan.trainable), f"{number(plan.frozen)} frozen"] if plan.frozen else [told]
+    rows.append(["all", number(plan.parameters), *whole])
     second = sum(plan.adversary.values())
-    rows += [[f"adversary: {name}", number(n), f"{100 * n / second:.0f} %"] for name, n in plan.adversary.items()]
-    return [*rows, ["adversary", number(second), "all trainable"]] if second else rows
+    for part, n in plan.adversary.items():
+        trained = [number(n)] if plan.frozen else []
+        rows.append([f"adversary: {part}", number(n), *trained, f"{100 * n / second:.0f} %"])
+    whole = [number(second)] if plan.frozen else []
+    return [*rows, ["adversary", number(second), *whole, "all trainable"]] if second else rows
 
 
 def _data(plan: Plan) -> list[list[Any]]:
@@ -120,6 +129,22 @@ def _options(plan: Plan) -> list[list[Any]]:
         time = "by the links" if option.time is None else f"x {option.time:.2f}"
         row = [option.settings or "as it is", size(option.memory.total), time]
         rows.append([*row, option.largest_batch] if plan.room else row)
+    return rows
+
+
+def _layout_head(plan: Plan) -> list[str]:
+    items = [f"{seconds:g} s: {what}" for seconds in SECONDS for what in ("positions", "memory", "TFLOP")]
+    return ["pattern", "positions a second", "the window", *items, *(["fits"] if plan.room else [])]
+
+
+def _layouts(plan: Plan) -> list[list[Any]]:
+    rows: list[list[Any]] = []
+    for one in plan.layouts:
+        row = [one.pattern, f"{one.positions_per_second:.4g}", f"{one.window_seconds:.2f} s"]
+        for positions, kept, flops in zip(one.positions, one.activations, one.flops, strict=True):
+            told = ["too long", ""] if kept is None or flops is None else [size(kept), f"{flops / 1e12:.3g}"]
+            row += [f"{positions:,}", *told]
+        rows.append([*row, f"{one.fits:.1f} s"] if one.fits is not None else row)
     return rows
 
 

@@ -3,7 +3,8 @@
 The objective runs with tensors that have shapes but no contents, so neither memory nor a device is needed, and a change
 of the model changes the estimate. Two things are replaced by what a GPU does: attention keeps what FlashAttention keeps
 (Dao et al. 2022: queries, keys, values, output, and one log-sum-exp a query and head) in place of the table of scores,
-and under bf16 the inputs of matrix products are cast as autocast casts them.
+and under bf16 the inputs of matrix products are cast as autocast casts them. Where there is a mask, a GPU keeps it as
+numbers too, and keys and values of every head (`models.llama.attend`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from partimento.models.decoder import CodeDecoder
+from partimento.models.mixture import MixtureDecoder
+from partimento.training.built import Decoder
 from partimento.training.compiled import blocks
 
 _PRODUCTS = (functional.linear, functional.conv1d, torch.conv1d, torch.matmul, Tensor.matmul, Tensor.__matmul__)
@@ -58,14 +61,20 @@ class Kept:
 
 class _Flash(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         batch, heads, steps, _ = query.shape
         mixed = query.new_zeros(batch, steps, heads, value.shape[3]).transpose(1, 2)
-        ctx.save_for_backward(query, key, value, mixed, query.new_zeros((batch, heads, steps), dtype=torch.float32))
+        sums = query.new_zeros((batch, heads, steps), dtype=torch.float32)
+        if mask is None:
+            ctx.save_for_backward(query, key, value, mixed, sums)
+        else:
+            repeat, numbers = heads // key.shape[1], query.new_zeros(mask.shape)
+            kept = (x if repeat == 1 else x.repeat_interleave(repeat, dim=1) for x in (key, value))
+            ctx.save_for_backward(query, *kept, mixed, sums, numbers)
         return mixed
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[None, None, None]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[None, None, None, None]:
         raise RuntimeError("a trace has no backward pass")
 
 
@@ -81,7 +90,7 @@ class _Tracer(TorchFunctionMode):
     outside: list[int] = field(default_factory=list)
     per_block: dict[int, int] = field(default_factory=dict)
     block: int | None = None
-    fused: CodeDecoder | None = None
+    fused: Decoder | None = None
     """the decoder whose head and loss are one, as they are unless its logits were asked for"""
 
     def __post_init__(self) -> None:
@@ -93,12 +102,12 @@ class _Tracer(TorchFunctionMode):
         kwargs = kwargs or {}
         attention = function is functional.scaled_dot_product_attention
         if attention:
-            made = _Flash.apply(*args[:3])
+            made = _Flash.apply(*args[:3], kwargs.get("attn_mask"))
         else:
             if function in _PRODUCTS and torch.is_autocast_enabled("cpu"):
                 args = tuple(self._cast(value) for value in args)
             made = function(*args, **kwargs)
-        if self.block is not None and (attention or function in _PRODUCTS):
+        if self.block is not None and torch.is_grad_enabled() and (attention or function in _PRODUCTS):
             self.kept.products += made.numel() * made.element_size()
         return made
 
@@ -172,7 +181,7 @@ def trace(
     return kept
 
 
-def _fuse_head(tracer: _Tracer, decoder: CodeDecoder, grid_BSK: Tensor) -> None:
+def _fuse_head(tracer: _Tracer, decoder: Decoder, grid_BSK: Tensor) -> None:
     """`models.loss.head_loss` never holds all logits where it runs, on a device; on the meta device it does.
 
     There it keeps the two gradients of the head instead, that of its input and, until it is added, that of its weight,
@@ -180,9 +189,10 @@ def _fuse_head(tracer: _Tracer, decoder: CodeDecoder, grid_BSK: Tensor) -> None:
     """
     rows, shape = grid_BSK.shape[0] * (grid_BSK.shape[1] - 1), decoder.config
     logits = rows * shape.codebooks * shape.outputs
-    tracer.outside = [size for size in tracer.outside if size < 2 * logits]
-    tracer.outside += [4 * rows * shape.width, 4 * rows * shape.outputs]
-    tracer.kept.copies += 4 * decoder.head.weight.numel()  # made for a frozen head too
+    width = decoder.head.in_features
+    tracer.outside = [size for size in tracer.outside if size not in (2 * logits, 4 * logits)]
+    tracer.outside += [4 * rows * width, 4 * rows * shape.outputs]
+    tracer.kept.copies += 4 * shape.codebooks * shape.outputs * width  # made for a frozen head too
 
 
 @contextmanager
@@ -191,7 +201,8 @@ def _watched(objective: nn.Module, tracer: _Tracer) -> Iterator[None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             tracer.block = number
             first = next(value for value in args if isinstance(value, Tensor))
-            tracer.kept.inputs += first.numel() * first.element_size()
+            if torch.is_grad_enabled():
+                tracer.kept.inputs += first.numel() * first.element_size()
 
         return hook
 
@@ -203,7 +214,7 @@ def _watched(objective: nn.Module, tracer: _Tracer) -> Iterator[None]:
 
     handles = []
     for part in objective.modules():
-        if isinstance(part, CodeDecoder):
+        if isinstance(part, CodeDecoder | MixtureDecoder):
             tracer.fused = part
             handles.append(part.register_forward_pre_hook(unfuse))
     for number, block in enumerate(blocks(objective)):

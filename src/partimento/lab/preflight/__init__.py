@@ -12,7 +12,7 @@ from pathlib import Path
 from partimento.config import Config
 from partimento.errors import PartimentoError
 from partimento.lab.overfit import OverfitResult, overfit
-from partimento.lab.preflight import condition, data, grids, learning, machine, model, sight, sound
+from partimento.lab.preflight import backbone, condition, data, grids, learning, machine, model, sight, sound, targets
 from partimento.lab.preflight.bench import Bench
 from partimento.lab.preflight.check import Check, failed, skipped
 from partimento.progress import Progress, Quiet
@@ -39,9 +39,11 @@ CHECKS: dict[str, Callable[[Bench], Check]] = {
     "guidance": condition.null_learned,
     "shape": model.shape_sound,
     "capacity": model.capacity_fits,
+    "backbone": backbone.backbone_kept,
     "init": model.init_documented,
     "attention": model.attention_spread,
     "initial loss": model.initial_loss,
+    "targets": targets.next_row_scored,
     "causality": sight.mask_is_causal,
     "receptive field": sight.field_reaches,
     "text": sight.text_is_read,

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from partimento.config import Config, RvqConfig
 from partimento.keyed import key
-from partimento.models.decoder import CodeDecoder
+from partimento.models.mixture import MixtureModel
 from partimento.runs.run import Run
 from partimento.training import devices
+from partimento.training.built import Decoder
 from partimento.training.objective import decoder_of
 from partimento.training.optim import Optimizers, clip_global_, total_norm
 from partimento.training.task import Task
@@ -89,12 +90,17 @@ class Bench:
         return self.task if isinstance(self.task, CodesTask) else None
 
     @property
-    def decoder(self) -> CodeDecoder | None:
+    def decoder(self) -> Decoder | None:
         return None if self.codes is None else decoder_of(self.codes.module)
 
     @property
+    def mixture(self) -> MixtureModel | None:
+        """The model, if it is one with a backbone that has learned text before, and codes never."""
+        return self.task.module if isinstance(self.task.module, MixtureModel) else None
+
+    @property
     def weights(self) -> str | None:
-        """The folder of weights that the training starts from; None from scratch."""
+        """The folder of weights for these codes that the training starts from; None from scratch."""
         return None if isinstance(self.config, RvqConfig) else self.config.model.weights
 
     def loss(self, batch: Any) -> Tensor:

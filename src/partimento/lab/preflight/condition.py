@@ -13,12 +13,13 @@ from torch import Tensor
 from partimento.lab.preflight.bench import Bench
 from partimento.lab.preflight.check import Check, failed, passed, skipped, some, warned
 from partimento.models.conditions import Told
-from partimento.models.decoder import CodeDecoder
 from partimento.models.dia import TextModel
+from partimento.models.mixture import MixtureModel
 from partimento.sampling.guidance import UNGUIDED, Guidance
 from partimento.sampling.rules import Rules
 from partimento.tokens.text import NO_WORDS, TagWords, Words
 from partimento.training import compiled
+from partimento.training.built import Decoder
 from partimento.training.tasks.codes import MOST_TEXTS, CodesTask
 
 PARITY = 1e-5  # of the largest value of a condition
@@ -141,6 +142,7 @@ def null_is_one(bench: Bench) -> Check:
     if not guided:
         return passed("null condition", "words are told alike; the null condition is never trained nor played")
     kind = f" ({task.module.null})" if isinstance(task.module, TextModel) else ""
+    kind = " (its first mark alone)" if isinstance(task.module, MixtureModel) else kind
     return passed("null condition", f"training and playing tell the same, with words and without{kind}")
 
 
@@ -157,6 +159,8 @@ def _train_on(bench: Bench, task: CodesTask, words_B: list[Words], keep_B: list[
     grid_BSK, _, weights_K, *_ = task.inputs(task.batch(0, 0))
     assert grid_BSK is not None
     condition = [tensor.to(bench.device) for tensor in task.coder.batch(words_B)]
+    if task.objective.both_ways:
+        condition.append(torch.zeros(len(words_B), dtype=torch.bool, device=bench.device))
     task.objective.train(not compiled.draws(task.objective))
     with torch.no_grad():
         rows_BSK = grid_BSK[:1].repeat(len(words_B), 1, 1)
@@ -181,6 +185,10 @@ def _parts(told: Told, row: int) -> list[Tensor]:
         length = told.memory_BMD.shape[1]
         mask_M = torch.ones(length, dtype=torch.bool) if told.mask_BM is None else told.mask_BM[row].bool().cpu()
         parts += [told.memory_BMD[row][mask_M.to(told.memory_BMD.device)], mask_M.nonzero().float()]
+    if told.prefix is not None:
+        prefix, mask_M = told.prefix, told.prefix.mask_BM[row].bool()
+        parts += [layer[row][:, mask_M] for layers in (prefix.keys_L, prefix.values_L) for layer in layers]
+        parts += [mask_M.nonzero().float(), prefix.count_B[row].float()]
     return parts
 
 
@@ -191,7 +199,7 @@ def _share(off: float) -> str:
 class _Told:
     """What a decoder is told, in playing (its forward) and in training (its loss)."""
 
-    def __init__(self, decoder: CodeDecoder) -> None:
+    def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self.seen: list[Told] = []
 
@@ -214,5 +222,7 @@ class _Told:
 
     def _note(self, kwargs: dict[str, Any]) -> None:
         told = [kwargs.get(name) for name in ("condition_BD", "memory_BMD", "memory_mask_BM")]
-        if told[0] is not None or told[1] is not None:
+        if kwargs.get("prefix") is not None:
+            self.seen.append(Told(prefix=kwargs["prefix"]))
+        elif told[0] is not None or told[1] is not None:
             self.seen.append(Told(*(None if tensor is None else tensor.detach().clone() for tensor in told)))

@@ -8,9 +8,10 @@ from partimento.lab.preflight.bench import PROBE_STEPS, Bench
 from partimento.lab.preflight.check import Check, failed, passed, skipped, some
 from partimento.lab.preflight.sound import awake
 from partimento.training import audit
-from partimento.training.tasks.sound import SoundTask
+from partimento.training.attended import attended
+from partimento.training.flow import LOOKS
+from partimento.training.reach import NEVER, read, units
 
-GRADIENT_BATCHES = 8
 BLOWN_UP = 1.2  # times the initial loss
 FAR = 10.0  # times its own size that a matrix may move in the few steps; good rates move it by 0.4 to 3
 FALL = 0.02  # share of the initial loss
@@ -34,56 +35,56 @@ def claimed_once(bench: Bench) -> Check:
 
 
 def gradients_reach(bench: Bench) -> Check:
-    """Every trainable parameter gets a finite gradient that is not zero, and a frozen one gets none."""
-    if isinstance(bench.task, SoundTask):
-        with awake(bench.task.objective.network):
+    """Every trainable parameter gets a finite gradient that is not zero, frozen ones get none, keys and values are not
+    cut off: what the engine looks at before step 1, on more batches, and with all that begins at zero awake."""
+    with awake(bench.task.module):
+        try:
             return _reached(bench)
-    return _reached(bench)
+        finally:
+            bench.task.module.zero_grad(set_to_none=True)
 
 
 def _reached(bench: Bench) -> Check:
     task = bench.task
-    parameters = dict(task.module.named_parameters())
-    frozen = {name for name, weight in parameters.items() if not weight.requires_grad}
-    waiting = {name for name in parameters if name not in frozen and not _is_idle(bench, name)}
-    never = set(waiting)
-    trainable = len(waiting)
-    for number in range(GRADIENT_BATCHES):
+    frozen = {name: weight for name, weight in task.module.named_parameters() if not weight.requires_grad}
+    wanted = [unit for unit in units(bench.optimizer.claims) if not _is_idle(bench, unit.claim.name)]
+    gradients = {unit.claim.name: unit.claim.parameter for unit in wanted}
+    reached = {unit.label: NEVER for unit in wanted}
+    for number in range(LOOKS):
         task.module.zero_grad(set_to_none=True)
         batch = bench.batch_where(kept=False) if number == 1 else bench.batch(number)
-        bench.loss(batch).backward()
-        for name, weight in parameters.items():
-            if weight.grad is None:
-                continue
-            if name in frozen:
-                return failed("gradients", f"{name} is frozen and gets a gradient", "undo the change of the model")
-            if not bool(torch.isfinite(weight.grad).all()):
+        with attended(task.module) as seen:
+            bench.loss(batch).backward()
+        if given := [name for name, weight in frozen.items() if weight.grad is not None]:
+            return failed("gradients", f"{some(given)}: frozen, and gets a gradient", "undo the change of the model")
+        if seen.cut:
+            found = "; ".join(f"the {what} of {name} are cut off from the gradient" for name, what in seen.cut.items())
+            return failed("gradients", found, "no cache in training, no detach before attention", "TRAIN081")
+        for name, weight in gradients.items():
+            if weight.grad is not None and not bool(torch.isfinite(weight.grad).all()):
                 remedy = "look at the data for damage (partimento pack verify) and at train.precision"
                 return failed("gradients", f"the gradient of {name} is not finite", remedy)
-            never.discard(name)
-            if bool(weight.grad.any()):
-                waiting.discard(name)
-        if not waiting:
-            break
-    task.module.zero_grad(set_to_none=True)
-    if not waiting:
-        rest = f", {len(frozen)} frozen without one" if frozen else ""
-        return passed("gradients", f"{trainable} parameters, all reached{rest}")
-    if never:
-        found = f"{some(sorted(never))}: trainable, but nothing of the loss depends on it"
-        return failed("gradients", found, "freeze it (requires_grad_(False)) or take it out of the model")
-    found = f"only zeros in {GRADIENT_BATCHES} batches: {some(sorted(waiting))}"
-    return failed("gradients", found, "a part of the model is not connected to the loss")
+        now = read(wanted, {name: weight.grad for name, weight in gradients.items()})
+        reached = {unit.label: one.and_before(reached[unit.label]) for unit, one in zip(wanted, now, strict=True)}
+        if all(one.any for one in reached.values()):
+            keys = f"; keys and values of {seen.calls} attentions, too" if seen.calls else ""
+            rest = f", {len(frozen)} frozen without one" if frozen else ""
+            return passed("gradients", f"{len(gradients)} parameters, all reached{keys}{rest}")
+    if never := sorted(label for label, one in reached.items() if not one.there):
+        found = f"{some(never)}: trainable, but nothing of the loss depends on it"
+        return failed("gradients", found, "freeze it (requires_grad_(False)) or take it out of the model", "TRAIN080")
+    waiting = sorted(label for label, one in reached.items() if not one.any)
+    found = f"only zeros in {LOOKS} batches: {some(waiting)}"
+    return failed("gradients", found, "a part of the model is not connected to the loss", "TRAIN080")
 
 
 def _is_idle(bench: Bench, name: str) -> bool:
     """What may be without a gradient: the null condition of a model that never drops its condition (the check
-    "guidance" speaks of it), all that reads conditions where the draw drops the wrong ones ("dropping" does), and the
-    first matrix of an adapter, which gets its gradient when the second one is no more zero ("frozen" does)."""
+    "guidance" speaks of it), and all that reads conditions where the draw drops the wrong ones ("dropping" does)."""
     task = bench.codes
-    never = task is not None and name == "condition.null_D" and task.player.null_share == 0
+    never = task is not None and name in task.unreached() and task.player.null_share == 0
     reads = name.startswith(("condition.", "encoder.")) or ".cross" in name
-    return never or (reads and "dropping" in bench.failed) or name.rpartition(".")[2] == f"{ADAPTER}A"
+    return never or (reads and "dropping" in bench.failed)
 
 
 def frozen_kept(bench: Bench) -> Check:
@@ -92,6 +93,8 @@ def frozen_kept(bench: Bench) -> Check:
     names = dict(task.module.named_parameters())
     frozen = [name for name, weight in names.items() if not weight.requires_grad]
     adapters = [name for name in names if name.rpartition(".")[2].startswith(ADAPTER)]
+    if bench.mixture is not None:  # all that is trained was put beside a backbone
+        adapters = [name for name, weight in names.items() if weight.requires_grad]
     if not frozen and not adapters:
         return skipped("frozen", "every weight is trained")
     if bench.failed & {"optimizer", "gradients", "types"}:

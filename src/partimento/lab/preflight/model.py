@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from partimento.config import MotConfig
 from partimento.keyed import torch_generator
 from partimento.lab.plan.advice import UNDERSIZED
+from partimento.lab.preflight import backbone
 from partimento.lab.preflight.bench import Bench
 from partimento.lab.preflight.check import Check, failed, passed, skipped, some, warned
 from partimento.models import initialise
@@ -23,7 +25,9 @@ from partimento.models.attention import CrossAttention, SelfAttention, TextAtten
 from partimento.models.conditions import Told
 from partimento.models.decoder import CodeDecoder, DecoderConfig
 from partimento.models.dia import TextModel
+from partimento.models.mixture import MixtureDecoder
 from partimento.models.text import TextConfig, TextEncoder
+from partimento.training import devices
 from partimento.training.objective import tell
 
 LOSS_TOLERANCE = 0.05  # share of ln V by which the loss of random weights may be off
@@ -40,6 +44,8 @@ def shape_sound(bench: Bench) -> Check:
     decoder = bench.decoder
     if decoder is None:
         return skipped("shape", "looked for in decoders")
+    if isinstance(decoder, MixtureDecoder):
+        return passed("shape", backbone.shape_told(decoder))
     shape = decoder.config
     narrow = [] if bench.weights else list(_bottlenecks(shape, ""))
     text = _text_config(bench)
@@ -86,6 +92,8 @@ def capacity_fits(bench: Bench) -> Check:
         return skipped("capacity", "known for models of codes")
     if bench.weights:
         return skipped("capacity", "the weights have learned other music before")
+    if bench.mixture is not None:
+        return skipped("capacity", "how large it is was decided by what its backbone has learned before")
     trainable = sum(weight.numel() for weight in task.module.parameters() if weight.requires_grad)
     codes = int(task.pack.clips.frames[task.train.clips].sum()) * task.pack.spec.codebooks
     share = codes / max(1, trainable)
@@ -103,7 +111,11 @@ def init_documented(bench: Bench) -> Check:
     if bench.weights:
         return skipped("init", f"the weights are those of {bench.weights}")
     module = bench.task.module
-    kinds = list(_by_fan_in(module) if isinstance(module, TextModel) else _by_kind(decoder))
+    if isinstance(decoder, MixtureDecoder):
+        transplanted = isinstance(bench.config, MotConfig) and bench.config.model.experts_from is not None
+        kinds = list(backbone.kinds(decoder, transplanted))
+    else:
+        kinds = list(_by_fan_in(module) if isinstance(module, TextModel) else _by_kind(decoder))
     wrong, worst = [], 0.0
     for name, expected, actual, count in kinds:
         if expected == 0:
@@ -197,6 +209,8 @@ def attention_spread(bench: Bench) -> Check:
     decoder = bench.decoder
     if decoder is None:
         return skipped("attention", "this family has none")
+    if isinstance(decoder, MixtureDecoder):
+        return skipped("attention", "the scores are those of the backbone")
     layers = {name: part for name, part in bench.task.module.named_modules() if isinstance(part, Attention)}
     with torch.no_grad(), _Scores(layers) as scores:
         bench.task.module.eval()
@@ -256,9 +270,11 @@ def initial_loss(bench: Bench) -> Check:
     if decoder is None:
         return skipped("initial loss", "there is no closed form for this family")
     bench.task.objective.eval()  # the plain cross entropy
-    with torch.no_grad():
-        loss = float(bench.loss(bench.task.batch(0, 0)))
+    with torch.no_grad(), devices.autocast(bench.device, bench.config.train.precision):
+        _, sums = bench.task.objective(*bench.task.inputs(bench.task.batch(0, 0)))
     bench.task.objective.train()
+    # Of codes alone: a model may learn words of sound beside.
+    loss = float((sums["ce_K"].sum() + sums["eos"]) / (sums["count_K"].sum() + sums["eos_count"]))
     outputs = decoder.config.outputs
     expected = math.log(outputs)
     found = f"{loss:.3f} nats, ln {outputs} = {expected:.3f}"

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from partimento.lab.preflight.bench import Bench
 from partimento.lab.preflight.check import Check, failed, passed, skipped, some
-from partimento.models.conditions import Told
+from partimento.models.conditions import Prefix, Told
 from partimento.models.dia import TextModel
+from partimento.models.mixture import MixtureModel
 from partimento.training.objective import tell
 
 LEAK = 1e-4  # of the largest logit: other shapes may round differently, a leak is far above it
@@ -62,7 +63,7 @@ def field_reaches(bench: Bench) -> Check:
 def text_is_read(bench: Bench) -> Check:
     """Another text moves the logits, and what stands in the padding behind a text does not."""
     task = bench.codes
-    if task is None or not isinstance(task.module, TextModel):
+    if task is None or not isinstance(task.module, TextModel | MixtureModel):
         return skipped("text", "the model reads no text")
     rows_BSK = _rows(bench)[:1]
     text_BM, mask_BM = (tensor.to(bench.device) for tensor in task.condition(bench.batch_where(kept=True))[0])
@@ -72,6 +73,8 @@ def text_is_read(bench: Bench) -> Check:
     other_1M = text_1M.clone()  # ids that the encoder knows, whatever its vocabulary
     other_1M[:, :words] = (text_1M[:, :words] + 1).clamp(max=max(1, int(text_BM.max())))
     other_1M[:, :words][other_1M[:, :words] == text_1M[:, :words]] = 0
+    if isinstance(task.module, MixtureModel):
+        other_1M[:, 0] = text_1M[:, 0]  # every text begins with the same mark
     padded_1M = text_1M.clone()
     padded_1M[:, words:] = text_1M[0, 0]
     plain, other, padded = (_told_logits(bench, rows_BSK, text, mask_1M) for text in (text_1M, other_1M, padded_1M))
@@ -127,10 +130,14 @@ def _rows(bench: Bench) -> Tensor:
 
 def _rows_of(told: Told, items: list[int]) -> Told:
     """The same condition for other items."""
-    chosen = (
-        tensor if tensor is None else tensor[items] for tensor in (told.condition_BD, told.memory_BMD, told.mask_BM)
-    )
-    return Told(*chosen)
+
+    def chosen(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor[items]
+
+    if (prefix := told.prefix) is None:
+        return Told(chosen(told.condition_BD), chosen(told.memory_BMD), chosen(told.mask_BM))
+    keys_L, values_L = ([layer[items] for layer in layers] for layers in (prefix.keys_L, prefix.values_L))
+    return Told(prefix=Prefix(keys_L, values_L, prefix.mask_BM[items], prefix.count_B[items]))
 
 
 def _told_logits(bench: Bench, rows_BSK: Tensor, text_BM: Tensor, mask_BM: Tensor) -> Tensor:

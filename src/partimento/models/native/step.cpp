@@ -8,7 +8,7 @@
 // In bfloat16 both factors of every product (weights and activations, queries and keys, mixture and values) lie in
 // pairs of inputs, which one instruction multiplies and adds to a float32: twice the arithmetic, for half the bytes.
 //
-// The structures below are mirrored, field by field, in program.py.
+// The structures below are mirrored, field by field, in structures.py.
 // Names: B items, S rows of the grid of each, M = B * S, D width, G key-value heads, E head width, P positions.
 
 #include <cmath>
@@ -198,9 +198,16 @@ struct Norm {
   const float *gain, *bias;
 };
 
+// A second feed-forward of the same rows: narrowed by `in`, gate (and up), out, widened by `back`. A matrix without a
+// weight is not there.
+struct Expert {
+  Matrix in, gate, up, out, back;
+};
+
 struct Block {
   Norm attention_norm, cross_norm, feedforward_norm, query_norm, key_norm;
-  Matrix qkv, attention_out, cross_query, cross_out, gate, up, down;
+  Matrix qkv, attention_out, cross_query, cross_out, gate, up, down;  // gate, up, down are not there beside no expert
+  Expert attention_expert, expert;  // of what attention reads, of what the feed-forward reads
   // [B][G][P / 64][E][64] and [B][G][P][E]; P a multiple of 64, E of values padded to 16. If `paired`, bfloat16 in
   // [B][G][P / 64][E / 2][64][2] and [B][G][P / 2][E][2].
   void *keys, *values;
@@ -208,16 +215,18 @@ struct Block {
 };
 
 struct Program {
-  int64_t width, codebooks, rows, heads, kv_heads, head, cross_heads, cross_kv_heads, cross_head, feedforward;
-  int64_t layers, layer_norm, gated, positions, memory_places, threads, paired;
+  int64_t width, codebooks, rows, heads, kv_heads, head, cross_heads, cross_kv_heads, cross_head;
+  int64_t layers, layer_norm, positions, memory_places, threads, paired;
   float eps, scale, cross_scale, unused;
   const float *embedding, *condition, *added;  // condition [B, D], added [positions, D], or null
   const float *cosine, *sine, *cross_cosine, *cross_sine;  // [positions, E], the first half of the sines negative
   const int64_t* memory_lengths;  // [B] or null
+  const int64_t* before;  // [B]: places of the cache that are filled before the first row; or null, for none
   Norm norm;
   Matrix head_matrix;
   const Block* blocks;
-  float *x, *h, *heads_out, *wide, *own;  // [M, D], [M, D], [M, most of all], [M, F], [threads, scores + sums + pairs]
+  // [M, D], [M, D], [M, most of all], [M, F], [M, what experts narrow to], [threads, scores + sums + pairs]
+  float *x, *h, *heads_out, *wide, *narrow, *own;
   int64_t scores_size, sums_size, pairs_size;
 };
 
@@ -501,7 +510,7 @@ void self_attention(const Team& team, const Program& p, const Block& block, int6
     W* values = static_cast<W*>(block.values) + task * values_size;
     for (int64_t s = 0; s < steps; s++) {
       float* row = p.heads_out + (b * steps + s) * pitch;
-      const int64_t place = start + s;
+      const int64_t place = start + s + (p.before ? p.before[b] : 0);
       float* key = row + (p.heads + g) * head;
       for (int64_t h = g * repeat; h < (g + 1) * repeat; h++) {
         if (block.query_norm.gain) norm_row(block.query_norm, false, p.eps, head, row + h * head, row + h * head);
@@ -556,14 +565,37 @@ void add_product(const Team& team, const Program& p, const Matrix& a, const Matr
   product(team, a, nullptr, next, rows, from, pitch, add);
 }
 
-void widen(const Team& team, const Program& p, const Block& block, int64_t rows) {
-  auto act = [&](int64_t m, int64_t o, int64_t size, const float* gate, const float* up) {
+// to[rows][gate.out] = silu(gate x) * up x, or gelu(gate x) where there is no `up`.
+void widen(const Team& team, const Matrix& gate, const Matrix& up, const Matrix* next, int64_t rows, const float* x,
+           float* to) {
+  const bool gated = up.weight;
+  auto act = [&](int64_t m, int64_t o, int64_t size, const float* one, const float* two) {
     float made[PANEL];
     for (int64_t c = 0; c < PANEL; c += LANES)
-      store(made + c, p.gated ? silu(load(gate + c)) * load(up + c) : gelu(load(gate + c)));
-    std::memcpy(p.wide + m * p.feedforward + o, made, size * sizeof(float));
+      store(made + c, gated ? silu(load(one + c)) * load(two + c) : gelu(load(one + c)));
+    std::memcpy(to + m * gate.out + o, made, size * sizeof(float));
   };
-  product(team, block.gate, p.gated ? &block.up : nullptr, &block.down, rows, p.h, p.width, act);
+  product(team, gate, gated ? &up : nullptr, next, rows, x, gate.in, act);
+}
+
+// Adds to x what an expert makes of h. `next` is the matrix that is read after it.
+void add_expert(const Team& team, const Program& p, const Expert& e, const Matrix* next, int64_t rows, int64_t steps) {
+  const float* from = p.h;
+  if (e.in.weight) {
+    set_product(team, e.in, &e.gate, rows, p.h, p.narrow);
+    wait();
+    from = p.narrow;
+  }
+  widen(team, e.gate, e.up, &e.out, rows, from, p.wide);
+  wait();
+  if (e.back.weight) {
+    set_product(team, e.out, &e.back, rows, p.wide, p.narrow);
+    wait();
+    add_product(team, p, e.back, next, rows, steps, p.narrow, e.back.in, false);
+  } else {
+    add_product(team, p, e.out, next, rows, steps, p.wide, e.out.in, false);
+  }
+  wait();
 }
 
 template <class W>
@@ -581,9 +613,11 @@ void run(const Team& team, const Program& p, const int64_t* ids, int64_t items, 
     self_attention<W>(team, p, block, items, steps, start);
     wait();
     // The mixed heads lie where their queries were.
-    const Matrix* next = p.memory_lengths ? &block.cross_query : &block.gate;
+    const Matrix* next = p.memory_lengths ? &block.cross_query : block.gate.weight ? &block.gate : nullptr;
+    if (block.attention_expert.gate.weight) next = &block.attention_expert.gate;
     add_product(team, p, block.attention_out, next, rows, steps, p.heads_out, block.qkv.out, false);
     wait();
+    if (block.attention_expert.gate.weight) add_expert(team, p, block.attention_expert, &block.gate, rows, steps);
     if (p.memory_lengths) {
       norm_rows(team, p, block.cross_norm, rows);
       wait();
@@ -596,11 +630,15 @@ void run(const Team& team, const Program& p, const int64_t* ids, int64_t items, 
     }
     norm_rows(team, p, block.feedforward_norm, rows);
     wait();
-    widen(team, p, block, rows);
-    wait();
     next = layer + 1 < p.layers ? &p.blocks[layer + 1].qkv : &p.head_matrix;
-    add_product(team, p, block.down, next, rows, steps, p.wide, p.feedforward, false);
-    wait();
+    if (block.gate.weight) {
+      widen(team, block.gate, block.up, &block.down, rows, p.h, p.wide);
+      wait();
+      const Matrix* after = block.expert.in.weight ? &block.expert.in : block.expert.gate.weight ? &block.expert.gate : next;
+      add_product(team, p, block.down, after, rows, steps, p.wide, block.down.in, false);
+      wait();
+    }
+    if (block.expert.gate.weight) add_expert(team, p, block.expert, next, rows, steps);
   }
   int64_t first, last;
   team.share(items, first, last);

@@ -98,7 +98,7 @@ class Demos:
     def _words(self, words: Words) -> tuple[Words | None, str | None]:
         """What the held-out clip's continuation is told: its words, or as many of them as this model can be told."""
         known = self.player.coder.tags
-        spelled = self.player.family == "dia" and not known
+        spelled = self.player.reads_text and not known
         tags = words.tags if spelled else tuple(tag for tag in words.tags if tag in known)
         why = None
         for told in (Words(tags, words.text), Words(tags), Words((), words.text), NO_WORDS):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from partimento.config import CodecConfig, Config, DiaConfig, RestoreConfig, RvqConfig
+from partimento.config import CodecConfig, Config, DiaConfig, MotConfig, RestoreConfig, RvqConfig
 from partimento.training.task import Task
 
 
 def make_task(config: Config, device: torch.device, rank: int = 0, world: int = 1) -> Task:
     """The task of the configuration's family; raises what its room raises (PACK..., AUDIO..., CODEC...)."""
     match config:
-        case RvqConfig() | DiaConfig():
+        case RvqConfig() | DiaConfig() | MotConfig():
             from partimento.training.tasks.codes import CodesTask
 
             return CodesTask(config, device, rank, world)

@@ -1,4 +1,4 @@
-"""The task of the families that learn the codes of a pack, `rvq` and `dia`: told tags, text, or nothing."""
+"""The task of the families that learn the codes of a pack, `rvq`, `dia` and `mot`: told tags, text, or nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from partimento.codecs.codec import open_like
-from partimento.config import DiaConfig, DiaData, DiaModel, RvqConfig
+from partimento.config import CodesConfig, DiaData, DiaModel, MotConfig, MotModel, RvqConfig
 from partimento.errors import PartimentoError
 from partimento.keyed import key
 from partimento.tokens import counting
@@ -46,7 +46,7 @@ class CodesTask:
     score = "bits_per_second"
     rival: Rival | None = None
 
-    def __init__(self, config: RvqConfig | DiaConfig, device: torch.device, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, config: CodesConfig, device: torch.device, rank: int = 0, world: int = 1) -> None:
         self.config, self.device, self.rank, self.world = config, device, rank, world
         self.stages = stages(config)
         check_shares(self.stages, world)
@@ -74,7 +74,7 @@ class CodesTask:
         self._valid_batch = min(stage.batch for stage in self.stages)
         self.valid = [self._share(valid.collate(items)) for items in _groups(held_out, self._valid_batch)]
 
-        self.objective = CodesObjective(self.module, spec.cardinality, config.loss)
+        self.objective = CodesObjective(self.module, spec.cardinality, config.loss, both_ways=self._both_ways)
         self.balance = Balance(config.loss, spec.codebooks, spec.cardinality, device)
         self.player = Player.of(built, spec, self.window, self.train.expected_null_share)
         self.notes = [*built.notes, *self._unknown_tags(), *self._cut_texts()]
@@ -84,8 +84,9 @@ class CodesTask:
             "codec": spec.codec,
             "codec_weights": spec.weights,
         }
-        if base := built.how.get("base"):
-            self.identity["weights"] = base["sha256"]
+        for name, part in (("weights", "base"), ("experts", "experts"), ("start", "start")):
+            if base := built.how.get(part):
+                self.identity[name] = base["sha256"]
         self.history = self.pack.history
         if self.selection is not None:
             self.identity["selection"] = self.selection.to_json()
@@ -95,7 +96,7 @@ class CodesTask:
     def _tags(self) -> tuple[str, ...]:
         """The tags that the model has a place for: those of the clips that are trained on."""
         model = self.config.model
-        if not (model.tag_tokens if isinstance(model, DiaModel) else model.tags):
+        if isinstance(model, MotModel) or not (model.tag_tokens if isinstance(model, DiaModel) else model.tags):
             return ()
         if self._words == "caption":
             return ()
@@ -113,7 +114,16 @@ class CodesTask:
 
     @property
     def _words(self) -> Literal["tags", "caption", "both"] | None:
-        return self.config.data.text if isinstance(self.config, DiaConfig) else None
+        return None if isinstance(self.config, RvqConfig) else self.config.data.text
+
+    @property
+    def _turned_share(self) -> float:
+        return self.config.model.caption_share if isinstance(self.config, MotConfig) else 0.0
+
+    @property
+    def _both_ways(self) -> bool:
+        """Whether items are learned from sound to words too."""
+        return self._turned_share > 0
 
     def _unknown_tags(self) -> list[str]:
         """The tags of the pack that weights which were trained with others have no id for."""
@@ -157,6 +167,7 @@ class CodesTask:
             selection=self.selection,
             words=self._words,
             caption_dropout=data.caption_dropout if isinstance(data, DiaData) else 0.0,
+            turned_share=self._turned_share,
         )
 
     def _open_demos(self, held_out: Sequence[Item]) -> Demos | None:
@@ -188,6 +199,10 @@ class CodesTask:
 
     def inputs(self, batch: Batch) -> tuple[Tensor | None, ...]:
         condition, keep_B = self.condition(batch)
+        if self._both_ways:
+            # In a validation all items are scored both ways, as far as they have words.
+            worded_B = torch.tensor([bool(words) for words in batch.words_B])
+            condition = [*condition, batch.turned_B if self.objective.training else worded_B]
         weights_K = self.balance.weights_K() if self.config.loss.codebook_weights != "equal" else None
         grid_BSK, keep_B, *condition = (send(tensor, self.device) for tensor in (batch.grid_BSK, keep_B, *condition))
         return grid_BSK, keep_B, weights_K, *condition
@@ -200,7 +215,8 @@ class CodesTask:
         return [text_BM, mask_BM], batch.keep_B & mask_BM.any(dim=1)
 
     def count(self, batch: Batch) -> float:
-        return int((batch.grid_BSK[:, 1:] < decoder_of(self.module).config.outputs).sum())
+        valid_BSK = batch.grid_BSK[:, 1:] < decoder_of(self.module).config.outputs
+        return int((valid_BSK & ~batch.turned_B[:, None, None]).sum() + batch.turned_B.sum())
 
     def positions(self, window: int) -> int:
         return window
@@ -214,6 +230,8 @@ class CodesTask:
         }
         if not isinstance(self.coder, TagWords) or self.coder.tags:
             found["null_share"] = sums["null_items"] / sums["items"]
+        if self._both_ways:
+            found["caption_ce"] = sums["caption"] / sums["caption_count"] if sums["caption_count"] else None
         if self.config.loss.codebook_weights == "learned":
             found["weights_K"] = self.balance.weights_K().tolist()
         if self.train.corrupt:
@@ -223,6 +241,11 @@ class CodesTask:
     def after_step(self, step: int, bad: Tensor, sums: Sums, total: Total = alone) -> None:
         self.balance.update(sums["ce_K"], sums["count_K"], bad)
 
+    def unreached(self) -> dict[str, str]:
+        if not isinstance(self.coder, TagWords) or not self.coder.tags:
+            return {}
+        return {"condition.null_D": f"it learns of items that lose their tags (a share of {self.player.null_share:g})"}
+
     def memory(self) -> dict[str, Tensor]:
         return self.balance.state()
 
@@ -230,26 +253,31 @@ class CodesTask:
         self.balance.load(tensors)
 
     def evaluate(self, total: Total = alone) -> dict[str, Any]:
-        """Plain cross entropy of the real codes, nats a book, over fixed windows; EOS apart; the output's entropy."""
-        names = ("ce_K", "entropy_K", "count_K", "eos", "eos_count")
+        """Plain cross entropy of the real codes, nats a book, over fixed windows; EOS apart; the output's entropy; of
+        a model that learns from sound to words, nats an id of the words (caption_ce)."""
+        names = ["ce_K", "entropy_K", "count_K", "eos", "eos_count"]
+        names += ["caption", "caption_count"] if self._both_ways else []
         found = [self.objective(*self.inputs(batch))[1] for batch in self.valid]
         added = [torch.stack([sums[name] for sums in found]).sum(0).reshape(-1) for name in names]
         flat = total(torch.cat(added)).cpu().double()  # one reduction, one transfer
-        ce_K, entropy_K, count_K, eos, eos_count = flat.split([len(part) for part in added])
+        ce_K, entropy_K, count_K, eos, eos_count, *words = flat.split([len(part) for part in added])
         ce_K = ce_K / count_K
+        captions = {"caption_ce": float(words[0] / words[1]) if words[1] else None} if words else {}
         return {
             "ce_K": ce_K.tolist(),
             "eos_ce": float(eos[0] / eos_count[0]) if eos_count[0] else None,
             "bits_per_second": counting.bits_per_second(ce_K.tolist(), self.pack.spec),
             "entropy_K": (entropy_K / count_K).tolist(),
             "codes": int(count_K.sum()),
+            **captions,
         }
 
     def baselines(self) -> dict[str, Any]:
         """Counted on the clips that are trained on, scored on the very codes that `evaluate` scores."""
         whole = self.train.clips[self.pack.ensure(self.train.clips)].astype(np.int64)
         books = counting.books(self.pack, counting.halves(self.pack, whole), self._valid_targets)
-        return counting.assemble(self.pack.spec, [counting.scores(book) for book in books]).to_json()
+        found = counting.assemble(self.pack.spec, [counting.scores(book) for book in books]).to_json()
+        return {**found, "train_clips": len(whole), "train_frames": int(self.pack.clips.frames[whole].sum())}
 
     def demos(self, root: Path, step: int, using: Using) -> Path | None:
         return self._demos.make(root, step, using) if self._demos is not None else None
@@ -263,10 +291,11 @@ class CodesTask:
         keep_B = functional.pad(batch.keep_B, (0, missing))
         part = slice(self.rank * size // self.world, (self.rank + 1) * size // self.world)
         words_B = [*batch.words_B, *[NO_WORDS] * missing][part]
-        return Batch(grid_BSK[part], tags_BG[part], keep_B[part], batch.items[part], words_B)
+        turned_B = functional.pad(batch.turned_B, (0, missing))
+        return Batch(grid_BSK[part], tags_BG[part], keep_B[part], batch.items[part], words_B, turned_B[part])
 
 
-def selection_of(config: RvqConfig | DiaConfig) -> Selection | None:
+def selection_of(config: CodesConfig) -> Selection | None:
     """The clips that the configuration chooses; None for all. Raises LICENCE004."""
     data = config.data
     if not data.with_tags and not data.without_tags and data.licence is None:

@@ -24,7 +24,8 @@ from partimento.training.stages import check_shares, settings_at, stages
 from partimento.training.task import Rival, Sums, Total, alone
 from partimento.waveform.adversarial import accuracy, discriminator_loss, feature_loss, generator_loss, mean_scores
 from partimento.waveform.discriminators import AdversaryConfig, Discriminators, audible
-from partimento.waveform.losses import combine, distances, pull, ramp
+from partimento.waveform.losses import combine, distances, pull
+from partimento.waveform.ramp import ramp
 
 DISTANCES = ("mel", "stft", "wave", "si_sdr")
 OPINIONS = ("adversarial", "features")
@@ -286,6 +287,9 @@ class SoundTask:
         """Means over the items of everything that was summed."""
         found = {name: value / sums["tokens"] for name, value in sums.items() if name not in NOT_MEANS}
         return {"mel7" if name == "mel" else name: value for name, value in found.items()}
+
+    def unreached(self) -> dict[str, str]:
+        return {}
 
     def memory(self) -> dict[str, Tensor]:
         return {f"norm_{name}": norm for name, norm in self._norms.items()} if self.settings.loss.balance else {}

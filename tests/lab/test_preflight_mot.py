@@ -1,0 +1,228 @@
+"""The cheap checks of preflight for a mixture, and one clip learned by heart: a healthy configuration passes, and every
+planted fault is named by the checks that are there for it, and by no other."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lab_planted import OF_SOUND, make_pack
+
+from partimento.config import parse
+from partimento.errors import PartimentoError
+from partimento.lab.overfit import overfit
+from partimento.lab.preflight import preflight
+from partimento.models import mixture_cache
+from partimento.models.experts import FeedforwardExpert
+from partimento.models.llama import Llama, LlamaBlock
+from partimento.models.mixture import MixtureModel
+from partimento.models.mixture_decoder import MixtureDecoder
+
+sys.path.append(str(Path(__file__).parents[1] / "runs"))
+from small_models import write_llama, write_musicgen
+
+SKIPPED = {"resume", "demos", "capacity", "attention"} | OF_SOUND
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    return make_pack(tmp_path_factory.mktemp("packs") / "pack")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    write_llama(folder / "llama")
+    write_musicgen(folder / "musicgen")
+    return folder
+
+
+def config(pack, models, **overrides):
+    tree = {
+        "family": "mot",
+        "data": {"pack": str(pack), "window": 32},
+        "model": {"backbone": str(models / "llama"), "text_length": 24},
+        "optim": {"lr": 3e-3, "batch": 4},
+        "train": {"device": "cpu"},
+        "demo": {"temperatures": []},
+    }
+    if "model__experts_from" in overrides:
+        overrides["model__experts_from"] = str(models / overrides["model__experts_from"])
+    elif "model__experts" not in overrides:
+        tree["model"] |= {"expert_width": 8, "expert_inner": 16}
+    for name, value in overrides.items():
+        section, key = name.split("__")
+        tree[section][key] = value
+    return parse(tree)
+
+
+def called(checks, *states):
+    return {check.name for check in checks if check.status in states}
+
+
+def one(checks, name):
+    return next(check for check in checks if check.name == name)
+
+
+FLAT = {"model__pattern": "flat", "data__window": 90}
+KINDS = [
+    {},
+    {"model__experts_from": "musicgen", **FLAT},
+    {"model__experts_from": "musicgen", "model__place": "instead", "model__vocabulary": "shared", **FLAT},
+    {"model__experts": "bottleneck", "train__precision": "bf16"},
+    {"model__experts": "lora", "model__dropout": 0.1, "data__text": "caption"},
+    {"model__experts": "full"},
+    {"model__experts": "feedforward_copy", "optim__name": "muon"},
+    {"model__experts": "none", "model__train_backbone": "all"},
+    {"model__caption_share": 0.3, "model__train_backbone": "head"},
+]
+
+
+@pytest.mark.parametrize("overrides", KINDS)
+def test_a_healthy_configuration_passes(pack, models, tmp_path, overrides):
+    found = preflight(config(pack, models, **overrides), runs=tmp_path / "runs")
+    assert not called(found, "failed", "warn"), [check for check in found if check.status in ("failed", "warn")]
+    whole = {"frozen"} if overrides.get("model__train_backbone") == "all" else set()
+    assert called(found, "skipped") - whole == SKIPPED
+    assert "stand instead" in one(found, "backbone").found or "instead" not in overrides.values()
+
+
+def test_frozen_feedforwards_pass(pack, models, tmp_path):
+    frozen = {"model__experts_from": "musicgen", "model__freeze": [r"experts\.\d+\.(up|down)\."]}
+    found = preflight(config(pack, models, **frozen), runs=tmp_path / "runs")
+    assert not called(found, "failed", "warn")
+    assert "24 frozen parameters are unchanged" in one(found, "frozen").found
+
+
+def test_long_captions_are_counted(pack, models, tmp_path):
+    found = one(preflight(config(pack, models, model__text_length=6), runs=tmp_path / "runs"), "words")
+    assert found.status == "warn" and "7 texts are cut at 6 ids" in found.found
+
+
+def test_without_a_null_condition_guidance_is_refused(pack, models, tmp_path):
+    found = one(preflight(config(pack, models, data__null_share=0.0), runs=tmp_path / "runs"), "guidance")
+    assert found.status == "warn" and "guidance and playing without words" in found.found
+
+
+def _pads_are_attended(patch):
+    def seeing(self, *told):
+        found = read(self, *told)
+        return dataclasses.replace(found, mask_BM=torch.ones_like(found.mask_BM))
+
+    read = MixtureModel._read
+    patch.setattr(MixtureModel, "_read", seeing)
+    return {"text": "behind the end of a text", "cache": "off those"}
+
+
+def _audio_reaches_the_text(patch):
+    """Its keys depend on the output rows of the codes."""
+    read, initialise, beside = Llama.read, MixtureDecoder.initialise, []
+
+    def leaking(self, ids_BM):
+        keys_L, values_L = read(self, ids_BM)
+        return [key + beside[0].sum() for key in keys_L], values_L
+
+    def noting(self):
+        initialise(self)
+        beside[:] = [self.head.weight.detach()]
+
+    patch.setattr(Llama, "read", leaking)
+    patch.setattr(MixtureDecoder, "initialise", noting)
+    return {"backbone": "keys or values of text move"}
+
+
+def _experts_begin_with_noise(patch):
+    initialise = FeedforwardExpert.initialise
+
+    def noisy(self, block: LlamaBlock) -> None:
+        initialise(self, block)
+        with torch.no_grad():
+            self.widen.weight.normal_(0.0, 0.5)
+
+    patch.setattr(FeedforwardExpert, "initialise", noisy)
+    return {"backbone": "before the first step", "init": "widen"}
+
+
+def _other_positions_in_playing(patch):
+    tell = mixture_cache._Told.tell
+
+    def padded(self, prefix):
+        """As if the text were as long as its padding."""
+        if prefix is not self.prefix:
+            tell(self, prefix)
+            count_B = torch.full_like(prefix.count_B, prefix.mask_BM.shape[1])
+            self.prefix = dataclasses.replace(prefix, count_B=count_B)
+
+    patch.setattr(mixture_cache._Told, "tell", padded)
+    return {"cache": "off those of teacher forcing"}
+
+
+def _null_is_no_text_in_training(patch):
+    """In training the dropped item keeps its text."""
+    told = MixtureModel.told
+
+    def keeping(self, text_BM, mask_BM, keep_B):
+        return told(self, text_BM, mask_BM, torch.ones_like(keep_B) if self.training else keep_B)
+
+    patch.setattr(MixtureModel, "told", keeping)
+    return {"null condition": "is told something else"}
+
+
+def _rows_see_the_future(patch):
+    patch.setattr("partimento.models.mixture_decoder.behind", _everything)
+    return {"causality": "differ", "cache": "off those"}
+
+
+def _everything(mask_BP, steps):
+    seen_BS = torch.ones(len(mask_BP), steps, dtype=torch.bool)
+    return torch.cat([mask_BP, seen_BS], 1)[:, None, None].expand(-1, -1, steps, -1)
+
+
+def _large_output_rows(patch):
+    initialise = MixtureDecoder.initialise
+
+    def large(self):
+        initialise(self)
+        with torch.no_grad():
+            self.head.weight.mul_(10)
+
+    patch.setattr(MixtureDecoder, "initialise", large)
+    return {"init": "head", "initial loss": "ln 13"}
+
+
+FAULTS = [
+    _pads_are_attended,
+    _audio_reaches_the_text,
+    _experts_begin_with_noise,
+    _other_positions_in_playing,
+    _null_is_no_text_in_training,
+    _rows_see_the_future,
+    _large_output_rows,
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_the_program_is_named(pack, models, tmp_path, monkeypatch, fault):
+    expected = fault(monkeypatch)
+    found = preflight(config(pack, models), runs=tmp_path / "runs")
+    assert called(found, "failed", "warn") == expected.keys(), [c for c in found if c.status in ("failed", "warn")]
+    for check, word in expected.items():
+        assert word in one(found, check).found and one(found, check).remedy
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [{}, {"model__pattern": "flat", "model__vocabulary": "shared"}, {"model__experts": "lora", "model__rank": 4}],
+)
+def test_one_clip_is_learned_by_heart(pack, models, overrides):
+    found = overfit(config(pack, models, optim__lr=1e-2, **overrides), seconds=1.0, minutes=1.0)
+    assert found.equal == found.teacher_forced == 1 and found.words.startswith(("piano | clip", "drums, fast | clip"))
+
+
+def test_playing_at_other_positions_does_not_give_the_clip_back(pack, models, monkeypatch):
+    _other_positions_in_playing(monkeypatch)
+    with pytest.raises(PartimentoError, match="LAB002"):
+        overfit(config(pack, models, optim__lr=1e-2), seconds=1.0, minutes=0.3)
