@@ -5,8 +5,10 @@
 
 Spectra span 100 dB, so a network that made bins as they are would be exact at the loud ones only; here a bin of -90 dB
 is corrected as easily as one of -10 dB. What is wrong is magnitudes above all, and to change one by adding to the
-complex bin a network would have to multiply by its phase: so each bin has a gain, and what is added comes on top.
-Phase goes in and comes out as real and imaginary parts of a unit size, where it has no jumps.
+complex bin a network would have to multiply by its phase: so each bin has a gain, and what is added comes on top,
+turned by the phase that is there. With a phase of its own it was worse (mel7 0.929 against 0.923, of an input of 0.985,
+after 700 steps; gains alone 0.928), and what is the same in every frame stands as a line over the noise; now noise
+stays noise. Phase goes in as real and imaginary parts of a unit size, where it has no jumps.
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ class SpectralNet(Generator):
             gain, real, imaginary = self.head(self.norm(x_BTD.to(wave_BN.dtype))).chunk(3, -1)
             shape_BTF = torch.complex(real, imaginary)
             if self.config.residual:
-                made_BTF = spectrum_BTF * torch.expm1(gain.clamp(max=MOST)) + level * shape_BTF
+                unit_BTF = spectrum_BTF / torch.sqrt(power + POWER_FLOOR)
+                made_BTF = spectrum_BTF * torch.expm1(gain.clamp(max=MOST)) + level * shape_BTF * unit_BTF
             else:
                 made_BTF = (USUAL + SPREAD * gain).clamp(max=MOST).exp() * shape_BTF
             return synthesize(made_BTF, self.taper_W)
