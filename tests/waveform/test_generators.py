@@ -241,3 +241,15 @@ def test_weights_say_nothing_about_lengths() -> None:
         again.load_state_dict(network.state_dict())
         with torch.no_grad():
             assert torch.equal(again(noise(1, 300)), network(noise(1, 300)))
+
+
+def test_a_spectral_net_adds_nothing_where_there_is_nothing() -> None:
+    """What it adds is turned by the phase of the bin that it adds to, and a bin of nothing has none."""
+    net = make_generator(GeneratorConfig.of("spectral", width=16, blocks=1, hop=32))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.normal_(0, 0.3)
+        assert not net(torch.zeros(1, 1000)).any()
+        wave = 0.1 * torch.randn(1, 1000)
+        assert float((net(wave) - wave).abs().max()) > 1e-3

@@ -7,8 +7,8 @@ Spectra span 100 dB, so a network that made bins as they are would be exact at t
 is corrected as easily as one of -10 dB. What is wrong is magnitudes above all, and to change one by adding to the
 complex bin a network would have to multiply by its phase: so each bin has a gain, and what is added comes on top,
 turned by the phase that is there. With a phase of its own it was worse (mel7 0.929 against 0.923, of an input of 0.985,
-after 700 steps; gains alone 0.928), and what is the same in every frame stands as a line over the noise; now noise
-stays noise. Phase goes in as real and imaginary parts of a unit size, where it has no jumps.
+after 700 steps, one seed; gains alone 0.928), and a part that is the same in every frame is a standing line. Phase goes
+in as real and imaginary parts of a unit size, where it has no jumps.
 """
 
 from __future__ import annotations
