@@ -113,6 +113,7 @@ def child(config: str, runs: str, marks: str) -> None:
     """What is killed. It notes in a file that outlives it what it is doing."""
     torch.set_num_threads(1)
     from partimento.training import engine
+    from partimento.training.judging import Judging
     from partimento.training.session import Session
 
     with Path(marks).open("r+b") as file:
@@ -131,7 +132,7 @@ def child(config: str, runs: str, marks: str) -> None:
         return noted
 
     engine.train_step = noting("step", engine.train_step)
-    Session.validate = noting("validation", Session.validate)  # type: ignore[method-assign]
+    Judging.validate = noting("validation", Judging.validate)  # type: ignore[method-assign]
     Session.demo = noting("demos", Session.demo)  # type: ignore[method-assign]
     checkpoint.save = noting("saving", checkpoint.save)
     try:

@@ -1,6 +1,7 @@
 """The mixture against a plain `transformers` Llama of the same size: training and playing, one machine, one run.
 
-    python bench/mot.py                  some 10 minutes on 2 cores
+    python bench/mot.py                  some 25 minutes on 2 cores
+    python bench/mot.py --size d=512     one size only
     python bench/mot.py --quick          under 2 minutes: the smaller size, few repetitions
     python bench/mot.py --device cuda    a 1B backbone in bfloat16, steps as CUDA graphs
 
@@ -87,6 +88,7 @@ class Size:
 SIZES = [
     Size("d=128 L=4", 128, 4, 4, 2, 384, 64, 256, 8, 256),
     Size("d=256 L=6", 256, 6, 4, 2, 768, 128, 512, 4, 256),
+    Size("d=512 L=8", 512, 8, 8, 4, 1536, 256, 1024, 2, 256),
 ]
 GPU_SIZES = [Size("1B", 2048, 16, 32, 8, 8192, 1024, 4096, 4, 1024)]
 
@@ -407,10 +409,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the smaller size, few repetitions")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--size", help="the sizes whose name begins so")
     parser.add_argument("--only", choices=("training", "playing", "grids"))
     arguments = parser.parse_args()
     device, quick = torch.device(arguments.device), arguments.quick
     sizes = GPU_SIZES if device.type == "cuda" else SIZES[: 1 if quick else None]
+    sizes = [size for size in sizes if size.name.startswith(arguments.size or "")]
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {where}")
     found: dict[str, list[dict[str, Any]]] = {"training": [], "playing": [], "grids": []}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from partimento.audio import files, studio, synth
+from partimento.audio.captions import caption
 from partimento.audio.drums import KITS
 from partimento.audio.instruments import INSTRUMENTS
 from partimento.audio.score import Clock, bass_part, chord, chord_part, compose, drum_part, lead_part
@@ -249,6 +250,27 @@ def test_rendered_folder(tmp_path: Path) -> None:
         assert audio.sample_rate == RATE
         np.testing.assert_allclose(audio.wave_CN, loop.wave_CN, atol=2e-5)
     assert files.discover(tmp_path) == paths
+
+
+def test_captions_say_what_the_labels_say(tmp_path: Path) -> None:
+    said: set[str] = set()
+    for index in range(40):
+        labels = synth.labels_of(3, index)
+        for number in range(5):
+            words = caption(labels, number, index)
+            assert labels.style in words.lower() and labels.key in words and f"{labels.tempo} b" in words, words
+            assert all(name in words.lower() for name in labels.instruments), words
+            others = {style.name for style in STYLES} - {labels.style}
+            assert not any(f" {name} " in words.lower() for name in others), words
+            assert "{" not in words and words[0].isupper() and words.endswith(".") and "  " not in words
+            said.add(words)
+    assert len(said) > 190  # of 200: the same facts in other words
+    assert caption(labels, 1, 2) == caption(labels, 1, 2)
+    synth.render_band(tmp_path, 2, 2, seconds=2, captions=True)
+    rows = [json.loads(line) for line in (tmp_path / "tags.jsonl").read_text().splitlines()]
+    assert [row["caption"] for row in rows] == [
+        caption(synth.labels_of(2, index, seconds=2), 2, index) for index in (0, 1)
+    ]
 
 
 def test_bad_arguments() -> None:

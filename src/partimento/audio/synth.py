@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from partimento import commit
 from partimento.audio import files
+from partimento.audio.captions import caption
 from partimento.audio.instruments import RATE
 from partimento.audio.score import Song, compose
 from partimento.audio.studio import record
@@ -60,27 +61,17 @@ def band(seed: int, index: int = 0, *, stereo: bool = False, seconds: float = 8.
 
     Raises ValueError unless 0 < seconds and index >= 0. Equal arguments give equal samples.
     """
-    if not 0 < seconds <= 600 or index < 0:
-        raise ValueError("seconds must lie in (0, 600] and index must not be negative")
-    number = index // LOOPS_PER_SONG
-    song = _song(seed, number)
-    bar_seconds = song.style.beats * 60 / song.tempo
-    doublings = max(0, round(float(np.log2(seconds / bar_seconds))))
-    bars = min(2**doublings, _MOST_BARS)
-    players = _players(song, first=index % LOOPS_PER_SONG == 0, rng=numpy_rng("players", seed, index))
-    wave_CN = record(song, bars, players, channels=2 if stereo else 1, key=("loop", seed, index))
-    instruments = {"drums": "drums", "bass": song.bass, "chords": song.comping, "lead": song.lead}
-    labels = Labels(
-        style=song.style.name,
-        tempo=song.tempo,
-        key=song.key,
-        bars=bars,
-        metre=f"{song.style.beats}/4",
-        instruments=tuple(instruments[player] for player in players),
-    )
-    key = song.key.replace(" ", "-").lower()
-    name = f"{index:05d}_{song.style.name.replace(' ', '-')}_{song.tempo}_{key}"
-    return Loop(wave_CN, RATE, labels, source=f"band-{seed}-song-{number:05d}", name=name)
+    plan = _plan(seed, index, seconds)
+    wave_CN = record(plan.song, plan.labels.bars, plan.players, channels=2 if stereo else 1, key=("loop", seed, index))
+    key = plan.labels.key.replace(" ", "-").lower()
+    name = f"{index:05d}_{plan.labels.style.replace(' ', '-')}_{plan.labels.tempo}_{key}"
+    source = f"band-{seed}-song-{index // LOOPS_PER_SONG:05d}"
+    return Loop(wave_CN, RATE, plan.labels, source=source, name=name)
+
+
+def labels_of(seed: int, index: int, *, seconds: float = 8.0) -> Labels:
+    """The labels that `band` gives with the same arguments, without playing. Raises as it does."""
+    return _plan(seed, index, seconds).labels
 
 
 def render_band(
@@ -90,11 +81,13 @@ def render_band(
     *,
     stereo: bool = False,
     seconds: float = 8.0,
+    captions: bool = False,
     progress: Progress | None = None,
 ) -> list[Path]:
     """Write loops 0..count-1 of a seed as 16-bit FLAC and, last, `tags.jsonl`; returns the paths of the audio.
 
-    A row of tags.jsonl is {"file", "tags", "source", "licence", "labels"}. Raises SYS002 when the disk is full.
+    A row of tags.jsonl is {"file", "tags", "source", "licence", "labels"}, and with `captions` {"caption"} too. Raises
+    SYS002 when the disk is full.
     """
     folder = Path(folder)
     progress = progress or Quiet()
@@ -104,10 +97,38 @@ def render_band(
         paths.append(folder / f"{loop.name}.flac")
         files.write(paths[-1], loop.wave_CN, loop.sample_rate)
         row = {"file": paths[-1].name, "tags": loop.tags, "source": loop.source, "licence": LICENCE}
+        if captions:
+            row["caption"] = caption(loop.labels, seed, index)
         rows.append(json.dumps({**row, "labels": asdict(loop.labels)}, ensure_ascii=False))
         progress.update(index + 1, count, loop=", ".join(loop.tags[:3]))
     commit.text(folder / "tags.jsonl", "".join(f"{row}\n" for row in rows))
     return paths
+
+
+@dataclass(frozen=True)
+class _Plan:
+    song: Song
+    players: list[str]
+    labels: Labels
+
+
+def _plan(seed: int, index: int, seconds: float) -> _Plan:
+    if not 0 < seconds <= 600 or index < 0:
+        raise ValueError("seconds must lie in (0, 600] and index must not be negative")
+    song = _song(seed, index // LOOPS_PER_SONG)
+    bar_seconds = song.style.beats * 60 / song.tempo
+    doublings = max(0, round(float(np.log2(seconds / bar_seconds))))
+    players = _players(song, first=index % LOOPS_PER_SONG == 0, rng=numpy_rng("players", seed, index))
+    instruments = {"drums": "drums", "bass": song.bass, "chords": song.comping, "lead": song.lead}
+    labels = Labels(
+        style=song.style.name,
+        tempo=song.tempo,
+        key=song.key,
+        bars=min(2**doublings, _MOST_BARS),
+        metre=f"{song.style.beats}/4",
+        instruments=tuple(instruments[player] for player in players),
+    )
+    return _Plan(song, players, labels)
 
 
 def _song(seed: int, number: int) -> Song:

@@ -102,7 +102,7 @@ class Backbone:
 class Feedforwards:
     """The feed-forwards of a MusicGen's decoder, layer by layer: out = down @ gelu(up @ x), without bias.
 
-    up_L [inner, width] (fc1) and down_L [width, inner] (fc2) are float32, and none for a name of SHAPES; `names_L` are
+    up_L [inner, width] (fc1) and down_L [width, inner] (fc2) are float32, and none on the meta device; `names_L` are
     their two names in `source`. sha256 as of a Backbone.
     """
 
@@ -181,7 +181,8 @@ def read_musicgen_feedforwards(path: str | Path) -> Feedforwards:
 
     named = _shape(path, "musicgen")
     if named is not None:
-        return Feedforwards(str(path), "", named["hidden_size"], named["ffn_dim"], named["num_hidden_layers"])
+        facts = (named["hidden_size"], named["ffn_dim"], named["num_hidden_layers"])
+        return Feedforwards(str(path), "", *facts, tuple(_published_names(layer) for layer in range(facts[2])))
     found = open_directory(path)
     config = _musicgen_decoder(found.config, found.folder)
     width, inner, layers = (config[name] for name in ("hidden_size", "ffn_dim", "num_hidden_layers"))
@@ -215,6 +216,12 @@ def _shape(path: str | Path, begins: str) -> dict[str, Any] | None:
         why = "it is the name of a shape, which plans and has no weights"
         raise absent(path, why, "give the folder of the model, or its name in the hub's cache, as meta-llama/" + name)
     return SHAPES[name]
+
+
+def _published_names(layer: int) -> tuple[str, str]:
+    """Of fc1 and fc2 in the checkpoints that facebook/musicgen-small, -medium and -large are published as."""
+    begins = f"decoder.model.decoder.layers.{layer}."
+    return f"{begins}fc1.weight", f"{begins}fc2.weight"
 
 
 def expected(config: LlamaConfig) -> dict[str, tuple[int, ...]]:

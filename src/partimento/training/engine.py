@@ -1,8 +1,8 @@
 """The training loop: one for all families, for one device and many.
 
 `train` opens the run and looks after its ends. `train_step` is a step of all players, `_loop` the training itself: both
-are to be read from top to bottom. What is around the steps (beginning, logging, judging, saving) is in `session`, what
-is saved in `state`.
+are to be read from top to bottom. What is around the steps is in `session` (with `readings`, `judging` and
+`keeper`), what is saved in `state`.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _loop(session: Session, stop: Stop) -> str:
     config, state, counters = session.config, session.state, session.state.counters
     plan = config.train
     feed = Feed(session.draw, plan.steps)
-    if reason := session.early():  # it had stopped by itself, and is asked again
+    if reason := session.judging.early():  # it had stopped by itself, and is asked again
         session.demo(stop)  # a kill before its demos left them out
         return reason
     with session.feeding(feed):
@@ -182,8 +182,8 @@ def _loop(session: Session, stop: Stop) -> str:
 
             reading = counters.step % plan.log_every == 0 or counters.step == plan.steps
             if reading:
-                session.log(rate)
-                if wrong := session.gone_wrong():
+                session.readings.log(rate)
+                if wrong := session.readings.gone_wrong():
                     with session.pace.aside():
                         session.roll_back(wrong)
                     counters = state.counters
@@ -193,10 +193,10 @@ def _loop(session: Session, stop: Stop) -> str:
             with session.pace.aside():
                 ending = session.ending(stop, reading)
                 if counters.step % plan.valid_every == 0 or ending in LAST:
-                    session.validate()
-                    ending = ending or session.early()
+                    session.judging.validate()
+                    ending = ending or session.judging.early()
                 playing = ending in LAST or (session.demo_due() and not ending)
-                if session.save_due() or session.improved or ending or playing:
+                if session.save_due() or session.judging.improved or ending or playing:
                     session.save()
                 if playing:
                     session.demo(stop, goes_on=not ending)

@@ -21,8 +21,8 @@ from partimento.models.experts import ExpertConfig
 from partimento.models.layers import check_positions
 from partimento.models.linear import Linear
 from partimento.models.mixture import MixtureConfig, MixtureModel
-from partimento.models.transplant import transplant
-from partimento.runs import adapters, backbones
+from partimento.models.transplant import paired, transplant
+from partimento.runs import adapters, backbones, transplanted
 from partimento.runs.adapters import Adapter
 from partimento.runs.backbones import Backbone, Feedforwards
 from partimento.sampling.sheet import Ending
@@ -75,12 +75,13 @@ def build(model: MotModel, spec: CodecSpec, positions: int, precision: str) -> B
     planned = backbones.meta() and not backbone.tensors  # a shape, which has no tokenizer either
     coder: TextCoder = Unread(model.text_length) if planned else backbone.coder(model.text_length)
     _fill(module, backbone, rounded=precision == "bf16")
-    notes = []
-    if donor is not None and not backbones.meta():
-        report = transplant(module.decoder, donor)
-        how["experts"]["report"] = report.to_json()
-        notes = [f"{len(report.taken)} of {len(report.rows)} tensors of the experts are those of {donor.source}"]
+    report = None
+    if donor is not None:
+        report = paired(module.decoder, donor) if backbones.meta() else transplant(module.decoder, donor)
     begun = set() if start is None else _begin(module, start, backbone, donor)
+    if report is not None:
+        replaced = sum(f"decoder.{row.name}" in begun for row in report.taken)
+        how["experts"] |= {"report": report.to_json(), "replaced": replaced}
     freeze(module, model.freeze)
     _check_frozen(module, donor, begun)
     if precision == "bf16":
@@ -94,7 +95,7 @@ def build(model: MotModel, spec: CodecSpec, positions: int, precision: str) -> B
         rule="mix",
         null_trained=start is not None and bool(start.description.get("null_share")),
         how={**how, "words": coder.to_json()},
-        notes=tuple(notes),
+        notes=() if report is None else (transplanted.table(how["experts"]).summary,),
     )
 
 

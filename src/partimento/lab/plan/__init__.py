@@ -32,8 +32,9 @@ class Plan:
     `parts` maps the parts of the model to their parameters; `optimizers` says who trains what; `options[0]` is the
     configuration itself; `epochs` is how often the run hears its data; `seen_codes` are the codes that it is trained
     on, repeats counted. `adversary` maps the second player's members to their parameters, and `audio` are the seconds
-    of sound that one step of each stage hears ([] for codes). `trained` are the trained ones of each of `parts`, and
-    `layouts` the patterns of a mixture side by side ([] for other families).
+    of sound that one step of each stage hears ([] for codes). `trained` are the trained ones of each of `parts`,
+    `layouts` the patterns of a mixture side by side ([] for other families), and `experts` what it takes from another
+    model (`runs.transplanted`; None for the others).
     """
 
     config: Config = field(repr=False)
@@ -61,6 +62,7 @@ class Plan:
     adversary: dict[str, int]
     audio: list[float]
     layouts: list[Layout]
+    experts: dict[str, Any] | None = None
     advice: list[Finding] = field(default_factory=list)
 
     @property
@@ -146,6 +148,7 @@ def plan(
         adversary=_members(drawn),
         audio=[] if isinstance(config, CodesConfig) else [_audio(stage, sample_rate(config)) for stage in drawn.stages],
         layouts=_layouts(drawn, found[0].memory, room),
+        experts=drawn.experts,
     )
     made.advice.extend(advice(made))
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class Sketch:
     """`module` and `objective` have shapes and no contents where the family allows it. `inputs(stage)` is one
     micro-batch of a stage for the objective; `rows` of a window cover one frame, and `text` is the length of the texts
     that are read beside it. `spec` is that of the codes, None for sound. `sounding` is there for the families that make
-    sound, whose second player it knows."""
+    sound, whose second player it knows. `experts` is what a mixture takes from another model (`runs.transplanted`)."""
 
     config: Config
     module: nn.Module
@@ -61,6 +61,7 @@ class Sketch:
     inputs: Callable[[Settings], tuple[Tensor | None, ...]]
     sounding: Sounding | None = None
     spec: CodecSpec | None = None
+    experts: dict[str, Any] | None = None
 
     def rivals(self, config: Config) -> list[Claim]:
         """What the second player's optimizer claims, with the settings of `config`; [] where there is none."""
@@ -105,6 +106,7 @@ def _codes(config: CodesConfig) -> Sketch:
         0 if isinstance(task.coder, TagWords) else task.coder.length,
         lambda stage: task.inputs(task.batch(stage.start, 0)),
         spec=spec,
+        experts=task.description.get("experts"),
     )
 
 

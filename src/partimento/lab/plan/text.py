@@ -7,12 +7,14 @@ from typing import Any
 from partimento.lab.plan import Plan
 from partimento.lab.plan.cost import MFU
 from partimento.lab.plan.layouts import SECONDS
+from partimento.runs import transplanted
 
 
 def sections(plan: Plan) -> list[tuple[str, list[str], list[list[Any]]]]:
     """(title, head, rows) of every table, in the order in which they are read."""
     return [
         ("model", ["part", "parameters", *(["trained"] if plan.frozen else []), "share"], _model(plan)),
+        *_experts(plan),
         ("data", ["", ""], _data(plan)),
         *([("stages", _stage_head(plan), _stages(plan))] if _staged(plan) else []),
         (
@@ -61,6 +63,14 @@ def _model(plan: Plan) -> list[list[Any]]:
         rows.append([f"adversary: {part}", number(n), *trained, f"{100 * n / second:.0f} %"])
     whole = [number(second)] if plan.frozen else []
     return [*rows, ["adversary", number(second), *whole, "all trainable"]] if second else rows
+
+
+def _experts(plan: Plan) -> list[tuple[str, list[str], list[list[Any]]]]:
+    """What is taken from another model, sentences above the table."""
+    if plan.experts is None:
+        return []
+    table = transplanted.table(plan.experts)
+    return [("\n".join(["experts", table.summary, *table.prose]), [*transplanted.HEAD], [*map(list, table.rows)])]
 
 
 def _data(plan: Plan) -> list[list[Any]]:
