@@ -216,8 +216,8 @@ def sweep(parent: Path, begins: str = "") -> None:
 
 def _dead(left: Path) -> bool:
     tag = _TAG.search(left.name)
-    if tag is not None and tag["machine"] == _machine():
-        return not _alive(int(tag["process"]))
+    if tag is not None and tag["machine"] == machine():
+        return not alive(int(tag["process"]))
     try:
         touched = max(item.stat().st_mtime for item in [left, *(left.rglob("*") if left.is_dir() else ())])
     except OSError:
@@ -225,7 +225,7 @@ def _dead(left: Path) -> bool:
     return time.time() - touched > _ABANDONED_SECONDS
 
 
-def _alive(process: int) -> bool:
+def alive(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -236,7 +236,7 @@ def _alive(process: int) -> bool:
 
 
 @functools.cache
-def _machine() -> str:
+def machine() -> str:
     """Of this machine since it was started, as far as process numbers mean the same: containers that share a folder
     and a host name still have their own."""
     known = [platform.node()]
@@ -247,7 +247,7 @@ def _machine() -> str:
 
 def _tag() -> str:
     """A part of a name that no other writer, thread or machine uses."""
-    return f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return f"{machine()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _short(name: str) -> str:

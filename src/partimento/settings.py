@@ -142,6 +142,8 @@ class Train(Section):
     """With fsdp: every device writes its share (for models that no single one can hold)."""
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     """Save and stop after this long; the same command goes on from there."""
+    trackers: list[Literal["tensorboard", "trackio", "wandb"]] = []
+    """Where to show the run besides its own log (pip install 'partimento[trackers]'); none of them can slow or stop it."""
 
 
 class Demo(Section):

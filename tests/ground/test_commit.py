@@ -95,7 +95,7 @@ def dead_process() -> int:
 
 def left_by(process: int, name: str, *, machine: str | None = None) -> str:
     """The name of what this process would have left behind."""
-    return f"{name}.{machine or commit._machine()}-{process}-0123abcd.tmp"
+    return f"{name}.{machine or commit.machine()}-{process}-0123abcd.tmp"
 
 
 def test_sweep_removes_what_is_dead_and_nothing_else(tmp_path: Path) -> None:

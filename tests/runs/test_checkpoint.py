@@ -296,7 +296,7 @@ def test_a_removal_that_was_killed_is_finished_by_the_next(tmp_path: Path, monke
 
 
 def test_what_a_killed_save_left_is_swept_by_the_next(tmp_path: Path) -> None:
-    dead = tmp_path / f"step-000000007.{commit._machine()}-{_gone()}-0123abcd.tmp"
+    dead = tmp_path / f"step-000000007.{commit.machine()}-{_gone()}-0123abcd.tmp"
     dead.mkdir()
     assert checkpoint.newest(tmp_path) is None
     save(tmp_path, 7)

@@ -19,7 +19,7 @@ IN_A_QUEUE = ("nodes", "partition", "hours", "sbatch")
 @click.option(
     "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of runs."
 )
-@click.option("--hypothesis", help="What this run is to find out; kept with it.")
+@click.option("--hypothesis", help="What this run is to find out; kept with it. On a resume: added.")
 @click.option("--nproc", type=click.IntRange(min=1), help="Devices on this machine (with --submit: on each node).")
 @click.option("--submit", type=click.Choice(["slurm", "local"]), help="Run as a job that resumes itself (submitit).")
 @click.option("--nodes", type=click.IntRange(min=1), help="With --submit: machines; 1 by default.")

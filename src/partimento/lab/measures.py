@@ -15,19 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partimento.audio.levels import SILENCE_DB, Wave, frame_levels
-from partimento.audio.loudness import loudness
+from partimento.lab.scores.loudness_range import meter
 
 CLIP_LEVEL = 0.99  # |x| from here on counts as clipped
 # An onset rises above so many times the mean rise within half a second, and so much (of the 60 dB range) beyond it:
 # white noise and drones then have none, a click in noise has one.
 ONSET_RATIO, ONSET_RISE, ONSET_AROUND = 1.8, 0.02, 0.5
 PULSE_LAGS = (0.25, 1.5)  # seconds: 240 down to 40 beats a minute
+_NOTHING = 1e-6  # of the peak: 120 dB under it
 _BLOCK = 4096  # frames transformed at once, so that an hour of audio needs no more memory than a minute
 
 
 @dataclass(frozen=True)
 class Measures:
-    """What is measured of one sound. dBFS: decibels under full scale; LUFS: ITU-R BS.1770."""
+    """What is measured of one sound; `scores.table` says what each figure is, and its unit."""
 
     seconds: float
     sample_rate: int
@@ -35,12 +36,14 @@ class Measures:
     peak_dbfs: float | None
     rms_dbfs: float | None
     loudness_lufs: float | None
+    loudness_range_lu: float | None
     crest_db: float | None
     level_range_db: float | None
     clipped_share: float
     silent_share: float
     dc: float
     centroid_hz: float | None
+    bandwidth_hz: float | None
     rolloff_hz: float | None
     onsets_per_second: float | None
     pulse: float | None
@@ -52,10 +55,8 @@ class Measures:
 def measure(wave_CN: Wave, sample_rate: int) -> Measures:
     """Measure a sound of at least one sample with finite values; float samples, full scale 1.
 
-    clipped_share: share of samples with |x| >= 0.99. silent_share: share of 50 ms frames more than 60 dB under the
-    loudest one (1 for digital silence). dc: largest channel mean, absolute. crest: peak over RMS. level_range: 10th to
-    95th percentile of the levels of the sounding frames. centroid and rolloff (85 % of the power): of the long-term
-    power spectrum. onsets and pulse: see `rhythm`. Raises ValueError for an empty or non-finite wave.
+    The long-term spectrum that centroid, bandwidth and rolloff are of leaves out the offset. Onsets and pulse: see
+    `rhythm`. Raises ValueError for an empty or non-finite wave.
     """
     wave_CN = np.atleast_2d(np.asarray(wave_CN, dtype=np.float32))
     if wave_CN.shape[1] == 0 or not np.isfinite(wave_CN).all():
@@ -64,12 +65,16 @@ def measure(wave_CN: Wave, sample_rate: int) -> Measures:
     rms = float(np.sqrt(np.mean(np.square(wave_CN, dtype=np.float64))))
     levels = frame_levels(wave_CN, sample_rate)
     silent = levels <= (levels.max() + SILENCE_DB if peak else math.inf)
-    centroid = rolloff = onsets = pulse = None
-    if peak:
-        power_F, bands_TB, hop = _spectrum(wave_CN.mean(0), sample_rate)
-        centroid, rolloff = _centroid(power_F, sample_rate), _rolloff(power_F, sample_rate)
+    centroid = bandwidth = rolloff = onsets = pulse = None
+    mono_N = wave_CN.mean(0, dtype=np.float64)
+    mono_N = (mono_N - mono_N.mean()).astype(np.float32)
+    if np.abs(mono_N).max() > _NOTHING * peak:  # else an offset and its rounding
+        power_F, bands_TB, hop = _spectrum(mono_N, sample_rate)
+        centroid, bandwidth = _moments(power_F, sample_rate)
+        rolloff = _rolloff(power_F, sample_rate)
         onsets, pulse = rhythm(bands_TB, hop / sample_rate)
-    lufs = loudness(wave_CN, sample_rate)
+    heard = meter(wave_CN, sample_rate)
+    lufs = heard.loudness
     return Measures(
         seconds=wave_CN.shape[1] / sample_rate,
         sample_rate=sample_rate,
@@ -77,12 +82,14 @@ def measure(wave_CN: Wave, sample_rate: int) -> Measures:
         peak_dbfs=_db(peak),
         rms_dbfs=_db(rms),
         loudness_lufs=lufs if lufs is not None and math.isfinite(lufs) else None,
+        loudness_range_lu=heard.range_lu,
         crest_db=20 * math.log10(peak / rms) if peak else None,
         level_range_db=_level_range(levels[~silent]),
         clipped_share=float(np.mean(np.abs(wave_CN) >= CLIP_LEVEL)),
         silent_share=float(np.mean(silent)),
         dc=float(np.abs(wave_CN.mean(1, dtype=np.float64)).max()),
         centroid_hz=centroid,
+        bandwidth_hz=bandwidth,
         rolloff_hz=rolloff,
         onsets_per_second=onsets,
         pulse=pulse,
@@ -158,11 +165,14 @@ def _spectrum(wave_N: NDArray[np.float32], sample_rate: int) -> tuple[Any, NDArr
     return power_F, (10 * np.log10(np.maximum(bands_TB, floor) / floor) / -SILENCE_DB).astype(np.float32), hop
 
 
-def _centroid(power_F: Any, sample_rate: int) -> float | None:
-    """Mean frequency by power; the offset (bin 0) is no pitch."""
-    hertz = np.linspace(0, sample_rate / 2, len(power_F))
-    total = power_F[1:].sum()
-    return float((power_F * hertz)[1:].sum() / total) if total else None
+def _moments(power_F: Any, sample_rate: int) -> tuple[float | None, float | None]:
+    """Mean and standard deviation of frequency by power; the offset (bin 0) is no pitch."""
+    hertz, weight = np.linspace(0, sample_rate / 2, len(power_F))[1:], power_F[1:]
+    total = weight.sum()
+    if not total:
+        return None, None
+    mean = float((weight * hertz).sum() / total)
+    return mean, math.sqrt(float((weight * np.square(hertz - mean)).sum() / total))
 
 
 def _rolloff(power_F: Any, sample_rate: int) -> float | None:

@@ -25,6 +25,7 @@ from partimento.lab.explainloss.explained import text as reading
 from partimento.lab.figures import Figure
 from partimento.lab.verdict import SOUND, latest, verdict_of
 from partimento.runs.events import read_events
+from partimento.runs.hypotheses import hypotheses
 from partimento.runs.run import Run
 
 AUDIO_BUDGET = 32_000_000  # bytes of audio inside one page; what does not fit is named, not dropped silently
@@ -66,6 +67,7 @@ def _context(run: Run) -> dict[str, Any]:
         "run": run,
         "record": record,
         "what": facts.what(run),
+        "hypotheses": hypotheses(run, events),
         "verdict": verdict,
         "bars": facts.bars(verdict),
         "tiles": facts.tiles(run, events),

@@ -37,6 +37,8 @@ class CodeLoss:
     code_count_K  per codebook, number of real codes
     eos_sum       sum of the plain cross entropy of EOS targets, all codebooks together
     eos_count     number of EOS targets
+    code_sum_B    per item, sum of the plain cross entropy of real codes
+    code_count_B  per item, number of real codes
     """
 
     total: Tensor
@@ -45,6 +47,8 @@ class CodeLoss:
     code_count_K: Tensor
     eos_sum: Tensor
     eos_count: Tensor
+    code_sum_B: Tensor
+    code_count_B: Tensor
 
 
 def code_loss(
@@ -139,6 +143,8 @@ class _Masks:
             code_count_K=self.code_BSK.sum((0, 1)),
             eos_sum=(ce_BSK * self.eos_BSK).sum(),
             eos_count=self.eos_BSK.sum(),
+            code_sum_B=(ce_BSK * self.code_BSK).sum((1, 2)),
+            code_count_B=self.code_BSK.sum((1, 2)),
         )
 
 

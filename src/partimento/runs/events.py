@@ -1,7 +1,8 @@
 """`events.jsonl`: what happened in a run, one JSON object a line, append-only.
 
 Every line has `kind`, `step` and `time` (seconds since 1970). Kinds and their values:
-start(optimizer, ...), resume(checkpoint, ...), audit(...), baseline(...), valid(weights, ...),
+start(process, machine, optimizer, ...), resume(checkpoint, process, machine, ...), hypothesis(text), audit(...),
+baseline(...), valid(weights, ...),
 train(loss, lr, grad_norm, seconds, frames_per_second, skipped, ...), demo(path), checkpoint(path, best, archived),
 demo_figures(weights, temperature, guidance, told, ...) and demo_data(...): figures of what was played, and of the data,
 note(text), rollback(at, reason, attempt, rate_factor), halt(reason), end(reason).
@@ -48,7 +49,7 @@ def read_events(path: Path) -> list[Event]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        event = _parse(line)
+        event = parse_line(line)
         if event is not None:
             events.append(event)
         elif number < len(lines):
@@ -69,7 +70,8 @@ def curve(events: Sequence[Event], kind: str, key: str, **where: Any) -> list[tu
     return sorted(found.items())
 
 
-def _parse(line: bytes) -> Event | None:
+def parse_line(line: bytes) -> Event | None:
+    """One line of the log; None where it is none."""
     try:
         event = json.loads(line)
     except ValueError:  # also an invalid UTF-8 sequence

@@ -4,7 +4,7 @@
       run.json      what was asked and with what: never changed after it was created
       config.json   the resolved configuration alone, so that `partimento train runs/ID/config.json --run ID` resumes
                     exactly this run, whatever became of the file and the overrides it was started with
-      events.jsonl  checkpoints/  demos/  notes.md
+      events.jsonl  checkpoints/  demos/  validation/  notes.md
 
 This module and `events` read and write without torch.
 """

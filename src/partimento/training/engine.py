@@ -19,6 +19,8 @@ from partimento.config import Config
 from partimento.errors import PartimentoError
 from partimento.keyed import key
 from partimento.progress import Progress, Quiet
+from partimento.runs import trackers
+from partimento.runs.hypotheses import addition
 from partimento.runs.run import Run, resume_command
 from partimento.training import devices
 from partimento.training.feed import Feed
@@ -55,8 +57,11 @@ def train(
     Raises SYS003 on Ctrl-C or SIGTERM (saved; `next` is the command that goes on), SYS002 (disk), TRAIN001 and TRAIN002
     (a resume with another configuration or other data), TRAIN003 (checkpoint and model differ), TRAIN004 (gone wrong
     for good), TRAIN005 (device), TRAIN006 (a step without one valid token), RUN002, RUN003, RUN004, CKPT002, and what
-    the data of the family raises.
+    the data of the family raises, RUN010 (a tracker is not installed).
+
+    A `hypothesis` that is given on a resume is added to the log of the run, beside that of its record.
     """
+    trackers.require(config.train.trackers)
     with (
         Parallel.join(config) as parallel,
         devices.reproducible(parallel.device, config.train.deterministic),
@@ -94,6 +99,8 @@ def _train(
     with holding, Stop() as stop, Session(found, state, progress) as session:
         try:
             session.begin(stop)
+            if added := addition(found, hypothesis):
+                session.journal.event("hypothesis", text=added)
             reason = _loop(session, stop)
         except KeyboardInterrupt:  # in work that may be dropped (Stop.at_once), or by a second Ctrl-C
             reason = "interrupted"

@@ -8,9 +8,11 @@ from typing import Any
 
 from partimento.errors import PartimentoError
 from partimento.runs import checkpoint
+from partimento.runs.judged import Items
 from partimento.training import devices, halting
 from partimento.training.journal import Journal
 from partimento.training.state import State
+from partimento.training.task import ITEMS
 
 HISTORY = 64  # validations that are remembered
 
@@ -30,15 +32,16 @@ class Judging:
 
     def require_score(self) -> None:
         """Evaluates once. Raises TRAIN057 where no validation has the figure that checkpoints are compared by."""
-        self._scored(self._evaluated("raw"))
+        self._scored(self._evaluated("raw")[0])
 
     def validate(self) -> None:
         """Judge the averaged and the raw weights; the score is that of the averaged ones where there are any."""
         counters = self.state.counters
         figures: dict[str, Any] = {}
         for which in ("raw", "ema") if self.state.ema is not None else ("raw",):
-            figures = self._evaluated(which)
+            figures, items = self._evaluated(which)
             self.journal.event("valid", weights=which, **figures)
+        self.journal.items(which, items)
         score = self.parallel.share(self._scored(figures))  # ranks that differed in a bit would part ways here
         best = counters.best
         self.improved = score is not None and (best is None or score < best["score"])
@@ -62,11 +65,13 @@ class Judging:
             return "stopped early"
         return None
 
-    def _evaluated(self, which: str) -> dict[str, Any]:
+    def _evaluated(self, which: str) -> tuple[dict[str, Any], Items | None]:
+        """Figures in all, which are logged, and of every item, which are kept beside the log."""
         # In float32, but for blocks that FSDP gathers in bfloat16: their inputs have to be, too.
         precision = self.config.train.precision if self.state.sharded else "fp32"
         with self.state.using(which), devices.autocast(self.state.device, precision):
-            return self.task.evaluate(self.parallel.sum_)
+            figures = self.task.evaluate(self.parallel.sum_)
+        return {name: value for name, value in figures.items() if name != ITEMS}, figures.get(ITEMS)
 
     def _scored(self, figures: Mapping[str, Any]) -> float | None:
         """The figure that checkpoints are compared by; None if it is not finite. Raises TRAIN057 if there is none."""

@@ -38,7 +38,8 @@ class CodesObjective(nn.Module):
     """Teacher forcing on a grid: row s predicts row s + 1.
 
     In training the total has the smoothing, z-loss and weights of `loss`; in eval mode it is the plain cross entropy,
-    and the entropy of the output comes with it. Its parameters are the model's.
+    and with it come the entropy of the output, and ce_B and count_B, what each item's real codes add up to. Its
+    parameters are the model's.
 
     `both_ways` (a MixtureModel): items may be learned from sound to words too. The two directions run in every pass,
     and each item counts in one of them (in eval mode in both): shapes, and the parameters that have a gradient, depend
@@ -70,7 +71,7 @@ class CodesObjective(nn.Module):
             if self.training:  # an id that no output has is no target
                 targets_BSK = torch.where(turned_B[:, None, None], decoder.config.outputs, targets_BSK)
         arguments = tell(self.model, condition, keep_B).arguments()
-        entropy: dict[str, Tensor] = {}
+        seen: dict[str, Tensor] = {}
         if self.training:
             found = decoder.loss(
                 rows_BSK,
@@ -85,7 +86,11 @@ class CodesObjective(nn.Module):
             logits_BSKV = decoder(rows_BSK, **arguments)
             found = code_loss(logits_BSKV, targets_BSK, self.cardinality)
             entropy_BSK = code_entropy(logits_BSKV.detach(), self.cardinality)
-            entropy = {"entropy_K": (entropy_BSK * (targets_BSK < self.cardinality)).sum((0, 1))}
+            seen = {
+                "entropy_K": (entropy_BSK * (targets_BSK < self.cardinality)).sum((0, 1)),
+                "ce_B": found.code_sum_B,
+                "count_B": found.code_count_B,
+            }
         total, tokens, words = found.total, found.count, {}
         if turned_B is not None:
             told, count = self._words(rows_BSK, turned_B, *condition)
@@ -99,7 +104,7 @@ class CodesObjective(nn.Module):
             "eos_count": found.eos_count,
             "items": torch.ones_like(found.count) * len(keep_B),
             "null_items": (~keep_B).sum().to(found.count),
-            **entropy,
+            **seen,
             **words,
         }
 

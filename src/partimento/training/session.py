@@ -17,6 +17,7 @@ from partimento.errors import PartimentoError
 from partimento.progress import Progress
 from partimento.runs import checkpoint, demos
 from partimento.runs.events import read_events
+from partimento.runs.presence import here
 from partimento.runs.run import Run, resume_command
 from partimento.training import halting
 from partimento.training.feed import Feed
@@ -61,6 +62,9 @@ class Session:
         except PartimentoError:
             if kind is None:
                 raise  # else the first error is the one to tell
+        finally:
+            for text in self.journal.close_trackers():  # not yet at an end that could be logged: the disk is full
+                self.progress.note(text)
 
     @property
     def step(self) -> int:
@@ -77,7 +81,8 @@ class Session:
                 commit.sweep(place)
         found = self.keeper.newest(self.journal.note)
         if found is None:
-            self.journal.event("start", **self.state.environment(), **self.state.tables())
+            self.journal.open_trackers()
+            self.journal.event("start", **self.state.environment(), **self.state.tables(), **here())
             if experts := self.task.description.get("experts"):
                 self.journal.event("experts", **experts)  # what was taken from another model: `runs.transplanted`
             for text in self.task.notes:
@@ -105,7 +110,8 @@ class Session:
     def _go_on(self, path: Path) -> None:
         notes = self.keeper.load(path, "damaged")  # newer ones did not verify
         self.readings.go_on()
-        self.journal.event("resume", checkpoint=path.name, **self.state.environment())
+        self.journal.open_trackers()
+        self.journal.event("resume", checkpoint=path.name, **self.state.environment(), **here())
         for text in notes:
             self.journal.note(text)
 
@@ -227,7 +233,7 @@ class Session:
 
     def end(self, reason: str) -> None:
         self.keeper.settle(wait=True)
-        self.journal.event("end", reason=reason)
+        self.journal.end(reason)
         if reason == "max_minutes":
             self.progress.note(f"the time is over at step {self.step}; the command with --run {self.run.id} goes on")
 
@@ -236,7 +242,7 @@ class Session:
         if err.code == "SYS002":
             err.next = f"free some space (df -h .), then: {resume_command(self.run.path)}"
             return
-        self.journal.event("end", reason=err.code)
+        self.journal.end(err.code)
 
     # Saving, playing
 

@@ -91,6 +91,33 @@ def submit(
     Raises TRAIN036 (submitit is not installed), TRAIN037 (nothing can be submitted), SYS002, SYS006 (an option of
     sbatch that is not name=value).
     """
+    return submit_all(
+        [(argv, run)],
+        folder=folder,
+        cluster=cluster,
+        nodes=nodes,
+        nproc=nproc,
+        gpus=gpus,
+        partition=partition,
+        hours=hours,
+        sbatch=sbatch,
+    )[0]
+
+
+def submit_all(
+    work: Sequence[tuple[Sequence[str], str]],
+    *,
+    folder: str | Path,
+    cluster: str = "slurm",
+    nodes: int = 1,
+    nproc: int = 1,
+    gpus: bool = True,
+    partition: str | None = None,
+    hours: float = 24.0,
+    sbatch: Sequence[str] = (),
+    at_once: int | None = None,
+) -> list[Submission]:
+    """As `submit`, for several (ARGV, id of its run): one array of jobs, of which `at_once` run at a time (all)."""
     try:
         import submitit
     except ImportError as err:
@@ -116,10 +143,13 @@ def submit(
         resources["gpus_per_node"] = nproc
     if partition:
         resources["slurm_partition"] = partition
+    if len(work) > 1:
+        resources["slurm_array_parallelism"] = at_once or len(work)
     try:
         executor = submitit.AutoExecutor(folder=logs, cluster=cluster, slurm_max_num_timeout=REQUEUES)
         executor.update_parameters(**resources)
-        job = executor.submit(TrainTask(tuple(argv), nproc))
+        tasks = [TrainTask(tuple(argv), nproc) for argv, _ in work]
+        jobs = executor.submit_array(tasks) if len(tasks) > 1 else [executor.submit(tasks[0])]
     except (RuntimeError, ValueError) as err:
         raise PartimentoError(
             "TRAIN037",
@@ -127,7 +157,7 @@ def submit(
             why=str(err).strip().splitlines()[-1],
             next="run this where sbatch is, or start the ranks yourself: srun partimento train CONFIG --run ID",
         ) from err
-    return Submission(job, run, logs)
+    return [Submission(job, run, logs) for job, (_, run) in zip(jobs, work, strict=True)]
 
 
 def new_run_id(family: str, now: datetime.datetime | None = None) -> str:

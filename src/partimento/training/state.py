@@ -51,6 +51,7 @@ FREE = (
     "train.keep_archives",
     "train.save_sharded",
     "train.max_minutes",
+    "train.trackers",
     "train.device",
     "train.parallel",
     "train.compile",

@@ -15,6 +15,7 @@ from partimento.config import Optim
 Sums: TypeAlias = Mapping[str, Tensor]
 Using: TypeAlias = Callable[[str], AbstractContextManager[nn.Module]]
 Total: TypeAlias = Callable[[Tensor], Tensor]
+ITEMS = "items"  # in what `Task.evaluate` gives: runs.judged.Items, which are kept beside the log and not in it
 
 
 def alone(sums: Tensor) -> Tensor:
@@ -131,6 +132,7 @@ class Task(Protocol):
         """Figures of the held-out items with the weights that are in the module, in eval mode without gradients.
 
         Every rank evaluates its share, in the same number of forward passes; `total` sums a tensor over all ranks.
+        Under ITEMS may be what each of the items came to.
         """
 
     def baselines(self) -> dict[str, Any]:

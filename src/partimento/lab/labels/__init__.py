@@ -39,11 +39,14 @@ class Judge:
 
 @dataclass(frozen=True)
 class Estimate:
-    """tempo in beats per minute; key as "A minor"; style is one of the band's."""
+    """tempo in beats per minute; key as "A minor"; style is one of the band's. The confidences are probabilities as the
+    judge was fitted on the band: of other music they say less, and too much."""
 
     tempo: float
     key: str
     style: str
+    tempo_confidence: float | None = None
+    key_confidence: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -59,11 +62,14 @@ def estimate(wave_CN: NDArray[np.floating], sample_rate: int, judge: Judge | Non
 
 
 def judged(heard: Heard, judge: Judge) -> Estimate:
+    tempo_CF, key_CF = tempo.features(heard), key.features(heard)
     scaled_F = (style.features(heard) - judge.centre_F) / judge.scale_F
     return Estimate(
-        tempo.pick(tempo.features(heard), judge.tempo_F),
-        key.pick(key.features(heard), judge.key_F),
+        tempo.pick(tempo_CF, judge.tempo_F),
+        key.pick(key_CF, judge.key_F),
         judge.styles[int((scaled_F @ judge.style_FC + judge.style_C).argmax())],
+        tempo.confidence(tempo_CF, judge.tempo_F),
+        key.confidence(key_CF, judge.key_F),
     )
 
 

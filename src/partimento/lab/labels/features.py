@@ -35,11 +35,13 @@ _TUNING_BINS = 16
 class Heard:
     """levels_TM: log-mel levels in dB, 0 is the loudest, never under FLOOR_DB. rise_TG: how much the bands of a group
     rise from one frame to the next (dB, mean over its bands, falls count 0). chroma_RP: share of each pitch class (C is
-    0) in the peaks of each register; a register without a peak is 0."""
+    0) in the peaks of each register; a register without a peak is 0. chroma_TP: weights of the pitch classes in each
+    frame of PITCH_HOP, all registers, not scaled."""
 
     levels_TM: Array
     rise_TG: Array
     chroma_RP: Array
+    chroma_TP: Array
 
 
 class Unlabelled(ValueError):
@@ -61,7 +63,7 @@ def listen(wave_CN: NDArray[np.floating], sample_rate: int) -> Heard:
         raise Unlabelled("it is silent")
     wave_N /= level
     levels_TM = _levels(wave_N)
-    return Heard(levels_TM, _rise(levels_TM), _chroma(wave_N))
+    return Heard(levels_TM, _rise(levels_TM), *_chroma(wave_N))
 
 
 def _spectra(wave_N: Array, window: int, hop: int) -> list[Array]:
@@ -96,25 +98,31 @@ def _rise(levels_TM: Array) -> Array:
     return np.stack([rise_TM[:, bands].mean(1) for bands in _groups()], 1)
 
 
-def _chroma(wave_N: Array) -> Array:
-    """Pitch classes of the spectral peaks, each at the top of the parabola through its logarithms, weighted by the root
-    of its magnitude; the tuning (how far all are from A = 440 Hz) is found first and taken off."""
-    found = [_peaks(block) for block in _spectra(wave_N, PITCH_WINDOW, PITCH_HOP)]
-    hertz, weight = (np.concatenate(part) for part in zip(*found, strict=True))
+def _chroma(wave_N: Array) -> tuple[Array, Array]:
+    """Pitch classes of the spectral peaks, by register and by frame; each at the top of the parabola through its
+    logarithms, weighted by the root of its magnitude. The tuning (how far all are from A = 440 Hz) is found first and
+    taken off."""
+    spectra = _spectra(wave_N, PITCH_WINDOW, PITCH_HOP)
+    found = [_peaks(block) for block in spectra]
+    frame = np.concatenate([number * _BLOCK + part[0] for number, part in enumerate(found)])
+    hertz, weight = (np.concatenate([part[i] for part in found]) for i in (1, 2))
     pitch = 69 + 12 * np.log2(hertz / 440)
     turn = np.angle(np.sum(weight * np.exp(2j * np.pi * pitch))) / (2 * np.pi)
     place = pitch - turn
     near = np.round(place)
     weight = weight * np.exp(-0.5 * ((place - near) / 0.2) ** 2)
     register = np.searchsorted(REGISTER_HZ, hertz) - 1
-    counts = np.bincount(register * 12 + near.astype(int) % 12, weight, minlength=12 * (len(REGISTER_HZ) - 1))
-    chroma_RP = counts.reshape(-1, 12)
+    pitch_class = near.astype(int) % 12
+    chroma_RP = np.bincount(register * 12 + pitch_class, weight, minlength=12 * (len(REGISTER_HZ) - 1)).reshape(-1, 12)
+    frames = sum(map(len, spectra))
+    chroma_TP = np.bincount(frame * 12 + pitch_class, weight, minlength=12 * frames).reshape(-1, 12)
     total = chroma_RP.sum(1, keepdims=True)
-    return np.divide(chroma_RP, total, out=np.zeros_like(chroma_RP), where=total > 0)
+    shares_RP = np.divide(chroma_RP, total, out=np.zeros_like(chroma_RP), where=total > 0)
+    return np.asarray(shares_RP), np.asarray(chroma_TP, dtype=np.float64)
 
 
-def _peaks(magnitude_TF: Array) -> tuple[Array, Array]:
-    """Frequencies (Hz) and weights of the local maxima at most 50 dB under the loudest of their frame."""
+def _peaks(magnitude_TF: Array) -> tuple[NDArray[np.intp], Array, Array]:
+    """Frames, frequencies (Hz) and weights of the local maxima at most 50 dB under the loudest of their frame."""
     first, last = (int(edge * PITCH_WINDOW / RATE) for edge in (REGISTER_HZ[0], REGISTER_HZ[-1]))
     log_TF = np.log(magnitude_TF[:, first - 1 : last + 2] + 1e-9)
     left, here, right = log_TF[:, :-2], log_TF[:, 1:-1], log_TF[:, 2:]
@@ -124,4 +132,4 @@ def _peaks(magnitude_TF: Array) -> tuple[Array, Array]:
     shift = 0.5 * (left - right) / np.minimum(left - 2 * here + right, -1e-9)
     hertz = (first + place + shift) * RATE / PITCH_WINDOW
     inside = (hertz > REGISTER_HZ[0]) & (hertz < REGISTER_HZ[-1])
-    return hertz[inside], np.exp(0.5 * here[inside])
+    return frame[inside], hertz[inside], np.exp(0.5 * here[inside])

@@ -30,3 +30,9 @@ def features(heard: Heard) -> Array:
 
 def pick(features_CF: Array, weights_F: Array) -> str:
     return KEYS[int((features_CF @ weights_F).argmax())]
+
+
+def confidence(features_CF: Array, weights_F: Array) -> float:
+    """Probability of the likeliest key: the weights are those of a conditional logit."""
+    score_C = features_CF @ weights_F
+    return float(1 / np.exp(score_C - score_C.max()).sum())

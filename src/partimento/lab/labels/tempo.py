@@ -17,6 +17,7 @@ RATIOS = (1 / 4, 1 / 3, 1 / 2, 2 / 3, 3 / 4, 1, 4 / 3, 3 / 2, 2, 3, 4, 6, 8)
 _PRIOR_CENTRES = np.linspace(np.log(55), np.log(190), 7)
 _PRIOR_WIDTH = 0.18
 _LEAST_OVERLAP = 1.0  # seconds that two shifted copies share at least; correlations over less are left at 0
+SURE_WITHIN = 0.04  # of the tempo: what `confidence` counts as the same answer
 _REFINED = 3  # candidates on either side that the answer is averaged over
 
 
@@ -43,6 +44,14 @@ def pick(features_CF: Array, weights_F: Array) -> float:
     near = slice(max(0, best - _REFINED), best + _REFINED + 1)
     share = np.exp(score_C[near] - score_C[best])
     return float(np.exp((share * np.log(BPM_C[near])).sum() / share.sum()))
+
+
+def confidence(features_CF: Array, weights_F: Array) -> float:
+    """Probability of the candidates within 4 % of the likeliest: the weights are those of a conditional logit."""
+    score_C = features_CF @ weights_F
+    share_C = np.exp(score_C - score_C.max())
+    near_C = np.abs(BPM_C / BPM_C[int(score_C.argmax())] - 1) <= SURE_WITHIN
+    return float(share_C[near_C].sum() / share_C.sum())
 
 
 def smooth(strength_T: Array) -> Array:

@@ -21,10 +21,11 @@ from partimento.config import AutoencoderModel, CodecConfig
 from partimento.errors import PartimentoError
 from partimento.keyed import numpy_rng, permute, torch_generator
 from partimento.runs.checkpoint import step_name
+from partimento.runs.judged import Items
 from partimento.tokens import entropy
 from partimento.training.feed import send
 from partimento.training.stages import settings_at, stages
-from partimento.training.task import Sums, Total, Using, alone
+from partimento.training.task import ITEMS, Sums, Total, Using, alone
 from partimento.training.tasks.crops import Crops, Recording, gather
 from partimento.training.tasks.sound import Made, SoundObjective, SoundTask, judges, rival
 from partimento.waveform.autoencoder import Autoencoder, AutoencoderConfig
@@ -172,6 +173,14 @@ class CodecTask(SoundTask):
             "si_sdr": float(np.nanmedian(found_IF[:, 1].numpy())),
             "book_entropy_bits_K": (entropy.entropy(count_KV) / math.log(2)).tolist(),
             "book_used_K": entropy.coverage(count_KV).tolist(),
+            ITEMS: Items(
+                clips=[recording.source for recording in judged],
+                sources=[recording.group for recording in judged],
+                starts=[0] * len(judged),
+                sizes=[1] * len(judged),
+                values={"mel7": found_IF[:, 0].tolist(), "si_sdr": found_IF[:, 1].tolist()},
+                scale={"mel7": 1.0, "si_sdr": 1.0},
+            ),
         }
 
     def baselines(self) -> dict[str, Any]:

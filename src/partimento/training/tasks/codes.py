@@ -16,6 +16,7 @@ from partimento.codecs.codec import open_like
 from partimento.config import CodesConfig, DiaData, DiaModel, MotConfig, MotModel, RvqConfig
 from partimento.errors import PartimentoError
 from partimento.keyed import key
+from partimento.runs.judged import Items
 from partimento.tokens import counting
 from partimento.tokens.draw import Batch, Draw, Item
 from partimento.tokens.licence import Allowed
@@ -30,7 +31,7 @@ from partimento.training.feed import send
 from partimento.training.objective import CodesObjective, decoder_of
 from partimento.training.player import Player
 from partimento.training.stages import Settings, check_shares, settings_at, stages
-from partimento.training.task import Rival, Sums, Total, Using, alone
+from partimento.training.task import ITEMS, Rival, Sums, Total, Using, alone
 
 MOST_TEXTS = 100_000  # that are looked through for too long ones
 
@@ -67,7 +68,7 @@ class CodesTask:
             selection=self.selection,
             words=self._words,
         )
-        held_out = valid.fixed(config.train.valid_items)
+        held_out = self._held_out = valid.fixed(config.train.valid_items)
         self._valid_targets = valid.targets(held_out)
         # The longest windows in the smallest batch: a validation holds all logits, and is not to need more memory
         # than the training for being in another stage.
@@ -259,8 +260,10 @@ class CodesTask:
         names += ["caption", "caption_count"] if self._both_ways else []
         found = [self.objective(*self.inputs(batch))[1] for batch in self.valid]
         added = [torch.stack([sums[name] for sums in found]).sum(0).reshape(-1) for name in names]
+        added += [self._by_item(found, name) for name in ("ce_B", "count_B")]
         flat = total(torch.cat(added)).cpu().double()  # one reduction, one transfer
-        ce_K, entropy_K, count_K, eos, eos_count, *words = flat.split([len(part) for part in added])
+        *sums_, ce_I, count_I = flat.split([len(part) for part in added])
+        ce_K, entropy_K, count_K, eos, eos_count, *words = sums_
         ce_K = ce_K / count_K
         captions = {"caption_ce": float(words[0] / words[1]) if words[1] else None} if words else {}
         return {
@@ -270,7 +273,27 @@ class CodesTask:
             "entropy_K": (entropy_K / count_K).tolist(),
             "codes": int(count_K.sum()),
             **captions,
+            ITEMS: self._items(ce_I.tolist(), count_I.tolist()),
         }
+
+    def _by_item(self, found: Sequence[Sums], name: str) -> Tensor:
+        """What the batches say of each held-out window, 0 where another rank has it."""
+        size = self._valid_batch
+        first, last = self.rank * size // self.world, (self.rank + 1) * size // self.world
+        whole = [functional.pad(sums[name], (first, size - last)) for sums in found]
+        return torch.cat(whole)[: len(self._held_out)]
+
+    def _items(self, nats_I: Sequence[float], codes_I: Sequence[float]) -> Items:
+        """Bits per second of audio: nats over codes, times the codes of a second in bits."""
+        spec, clips = self.pack.spec, self.pack.clips
+        return Items(
+            clips=[str(clips.clip[item.clip]) for item in self._held_out],
+            sources=[str(clips.source[item.clip]) for item in self._held_out],
+            starts=[item.start for item in self._held_out],
+            sizes=codes_I,
+            values={self.score: nats_I},
+            scale={self.score: counting.bits_per_second([1.0] * spec.codebooks, spec)},
+        )
 
     def baselines(self) -> dict[str, Any]:
         """Counted on the clips that are trained on, scored on the very codes that `evaluate` scores."""

@@ -18,10 +18,11 @@ from partimento.audio.spectra import mel7, si_sdr
 from partimento.config import GeneratorModel, RestoreConfig
 from partimento.errors import PartimentoError
 from partimento.runs.checkpoint import step_name
+from partimento.runs.judged import Items
 from partimento.training.feed import send
 from partimento.training.restorer import read_folder
 from partimento.training.stages import settings_at
-from partimento.training.task import Total, Using, alone
+from partimento.training.task import ITEMS, Total, Using, alone
 from partimento.training.tasks.pairs import Excerpt, Pairs
 from partimento.training.tasks.sound import Made, SoundObjective, SoundTask, judges, rival
 from partimento.waveform.generators import Generator, GeneratorConfig, make_generator
@@ -120,7 +121,8 @@ class RestoreTask(SoundTask):
         for number in range(self.rank, len(judged), self.world):
             damaged_1N, target_1N = self._waves(judged[number])
             found_IF[number] = _figures(self.module(damaged_1N), target_1N, self.sample_rate)
-        return _table(judged, total(found_IF))
+        found_IF = total(found_IF)
+        return {**_table(judged, found_IF), ITEMS: _items(judged, found_IF)}
 
     def baselines(self) -> dict[str, Any]:
         """The same of the input as it is: what a restorer has to beat."""
@@ -180,6 +182,18 @@ def generator(model: GeneratorModel) -> Generator:
 def _figures(made_1N: Tensor, target_1N: Tensor, sample_rate: int) -> Tensor:
     """[mel7, SI-SDR in dB] on the host."""
     return torch.cat([mel7(made_1N, target_1N, sample_rate), si_sdr(made_1N, target_1N)]).cpu()
+
+
+def _items(judged: Sequence[Excerpt], found_IF: Tensor) -> Items:
+    """A pair is an item: a recording at one shift, of one source."""
+    return Items(
+        clips=[f"{excerpt.source} {excerpt.semitones:+g}" for excerpt in judged],
+        sources=[excerpt.source for excerpt in judged],
+        starts=[0] * len(judged),
+        sizes=[1] * len(judged),
+        values={"mel7": found_IF[:, 0].tolist(), "si_sdr": found_IF[:, 1].tolist()},
+        scale={"mel7": 1.0, "si_sdr": 1.0},
+    )
 
 
 def _table(judged: Sequence[Excerpt], found_IF: Tensor) -> dict[str, Any]:

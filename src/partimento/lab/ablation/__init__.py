@@ -1,0 +1,1 @@
+"""A grid of changes times seeds: planned, trained, resumed, and compared at its end."""

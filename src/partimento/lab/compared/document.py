@@ -1,0 +1,106 @@
+"""A comparison as a page of documentation: Markdown with the command that made it and a section for each pair."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from partimento.lab.compared import text
+from partimento.lab.compared.cells import told
+from partimento.lab.compared.compare import Comparison
+from partimento.lab.compared.figures import columns
+from partimento.lab.compared.pairs import Pair, differences
+
+STATED = ("model.width", "model.layers", "model.net", "data.window", "data.crop", "optim.batch", "train.steps")
+WIDTH = 120
+
+
+def document(found: Comparison, command: str | None = None) -> str:
+    """The page. What is empty in it was not logged."""
+    lines = [f"# {_title(found)}", ""]
+    if command:
+        lines += ["Written by its command:", "", "```", command, "```", ""]
+    lines += [*_setup(found), "", *_table(found), ""]
+    for name, title in (("ce", "Nats a code by book, held out"), ("entropy", "Output entropy by book, nats")):
+        if not found.sound and (books := text.books_of(found, name)):
+            lines += [f"{title}:", "", *markdown(*books), ""]
+    lines += ["## What it says", "", *(f"- {line}." for line in text.verdicts(found)), ""]
+    if note := text.holm(found):
+        lines += [note, ""]
+    for pair in found.pairs:
+        lines += [*_section(found, pair)]
+    if found.notes:
+        lines += ["## To be known", "", *(f"- {note}" for note in found.notes), ""]
+    return "\n".join("\n".join(wrapped(line)) for line in lines).rstrip() + "\n"
+
+
+def wrapped(line: str) -> list[str]:
+    """Prose in lines of 120; tables, headings and commands as they are."""
+    if line[:2] == "- ":
+        return textwrap.wrap(line, WIDTH, subsequent_indent="  ")
+    return textwrap.wrap(line, WIDTH) if line[:1].isupper() and len(line) > WIDTH else [line]
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(head) + " |"
+    yield "|---" * len(head) + "|"
+    for row in rows:
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+
+
+def _title(found: Comparison) -> str:
+    keys = [key.rpartition(".")[2] for key in found.keys]
+    return "Compared: " + (", ".join(keys) if keys else "runs that differ in the seed alone")
+
+
+def _setup(found: Comparison) -> Iterator[str]:
+    first = found.cells[0].first
+    seeds = sorted({seed for cell in found.cells for seed in cell.runs})
+    same = [f"{key} = {told(first.settings[key])}" for key in STATED if key in first.settings and key not in found.keys]
+    yield (
+        f"{len(found.cells)} cells of the family {first.run.record['family']}, seeds {', '.join(map(str, seeds))};"
+        f" the same for all: {', '.join(same)}. What varies: {', '.join(found.keys) or 'the seed'}. What is drawn is a"
+        " function of the seed, so runs of one seed met their data in the same order."
+    )
+    items = first.items
+    if items is not None:
+        sizes, clips = sum(items.items.sizes), len(set(items.items.clips))
+        sources = len(set(items.items.sources))
+        what = f"{sizes:,.0f} codes of " if not found.sound else ""
+        yield ""
+        yield f"Held out: {what}{clips} {'items' if found.sound else 'clips'} of {sources} sources."
+
+
+def _table(found: Comparison) -> Iterator[str]:
+    yield "Means over the seeds with half of the 95 % interval (Student's t):"
+    yield ""
+    yield from markdown(*text.table_of(found))
+
+
+def _section(found: Comparison, pair: Pair) -> Iterator[str]:
+    yield f"## {pair.title[:1].upper()}{pair.title[1:]}"
+    yield ""
+    sentence = pair.verdict
+    yield f"{sentence[:1].upper()}{sentence[1:]}."
+    yield ""
+    yield from markdown(["", ""], [list(row) for row in text.numbers(pair)])
+    named = columns(found.sound)
+    by_name = {cell.name: cell for cell in found.cells}
+    one, two = by_name[pair.first], by_name[pair.second]
+    shown = {name: named[name] for name in found.shown if name not in ("bigram", "input")}
+    apart = differences(one, two, shown)
+    if apart:
+        yield ""
+        yield "Figure by figure, whole runs of the same seeds:"
+        yield ""
+        rows = [
+            [
+                shown[name].title,
+                text.spread(found.row(one, name), shown[name].form),
+                text.spread(found.row(two, name), shown[name].form),
+                text.spread(value, "+" + shown[name].form.lstrip("+")),
+            ]
+            for name, value in apart.items()
+        ]
+        yield from markdown(["", pair.first, pair.second, "difference"], rows)
+    yield ""

@@ -1,0 +1,5 @@
+"""The memorisation audit: what of the samples stands in the training clips, and how sure that is."""
+
+from partimento.lab.memorised.audit import Audit, memorised
+
+__all__ = ["Audit", "memorised"]
