@@ -97,8 +97,8 @@ def _told(made: Any, dry_run: bool) -> str:
             plan.runs,
             plan.parameters,
             f"{plan.disk_bytes * plan.runs / 1e9:.2f}",
-            None if plan.here is None else plan.here * plan.runs,
-            *(hours.hours * plan.runs for hours in plan.hours),
+            "-" if plan.here is None else f"{plan.here * plan.runs:.2g}",
+            *(f"{hours.hours * plan.runs:.2g}" for hours in plan.hours),
         ]
         for plan in made.plans
     ]

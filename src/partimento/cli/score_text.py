@@ -40,7 +40,7 @@ def text(scores: Sequence[Score]) -> str:
         parts.append(f"in {folder}/")
     names = {one.name: _short(one.name.removeprefix(f"{folder}/")) for one in sounds}
     if sounds:
-        parts.append(table(["sound", *_SOUND, "onsets/s"], [[names[one.name], *_sound(one)] for one in sounds]))
+        parts.append(table(["sound", *_SOUND], [[names[one.name], *_sound(one)] for one in sounds]))
         parts.append(table(["music", *_MUSIC], [[names[one.name], *_music(one)] for one in sounds]))
     if any(one.labels for one in sounds):
         heard = [(names[one.name], one.labels) for one in sounds]

@@ -194,7 +194,7 @@ def best(folder: Path, metric: str | None = None) -> Path | None:
 
     Raises CKPT010 if there are checkpoints and none has this figure.
     """
-    states = dict(states(folder))
+    states = dict(readable(folder))
     found = _lowest(states, metric)
     if found is None and metric is not None and states:
         names = sorted({name for state in states.values() for name in state.get("figures", {})})
@@ -211,7 +211,7 @@ def best(folder: Path, metric: str | None = None) -> Path | None:
 def prune(folder: Path, keep: int, metric: str | None = None) -> list[Path]:
     """Remove all but the newest `keep`, the best (see `best`), and the newest that a rollback may return to ("good" in
     its state); returns what was removed."""
-    found, states = visible(folder), dict(states(folder))
+    found, states = visible(folder), dict(readable(folder))
     good = [path for path, state in states.items() if state.get("good")]
     spared = {*found[-keep:], *good[-1:], _lowest(states, metric)}
     removed = [path for path in found if path not in spared]
@@ -237,7 +237,7 @@ def set_aside(path: Path, why: str = "damaged") -> Path:
     return path.rename(aside)
 
 
-def states(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+def readable(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """(path, state) of the checkpoints below `folder` that can be read, from the oldest to the newest, not verified."""
     found = []
     for path in visible(folder):

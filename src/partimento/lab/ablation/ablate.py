@@ -96,19 +96,20 @@ def ablate(
 ) -> Ablation:
     """Train every combination of what varies (`vary`, "section.key=a,b,c") with seeds 0, 1, ..., and compare them.
 
-    `changes` hold for all. The folder `to` (ablations/NAME of the configuration) keeps everything: finished runs are not
-    repeated, interrupted and failed ones go on, more values or seeds add to it. `jobs` runs at a time, each a process:
-    by default one for each GPU, or one. `submit` "slurm" (or "local") puts what is not finished into a queue as an
-    array, and returns; `queue` are options of `training.slurm.submit_all`. With `dry_run` nothing is written or trained.
+    `changes` hold for all. The folder `to` (ablations/NAME of the configuration) keeps everything: finished runs are
+    not repeated, interrupted and failed ones go on, more values or seeds add to it. `jobs` runs at a time, each a
+    process: by default one for each GPU, or one. `submit` "slurm" (or "local") puts what is not finished into a queue
+    as an array, and returns; `queue` are options of `training.slurm.submit_all`. With `dry_run` nothing is written or
+    trained.
 
-    One failed run does not stop the others; it is in `failed`. Raises LAB074 (what varies), LAB075 (budget), LAB076 (the
-    folder holds runs of other settings), LAB077 (no run finished, and all failed), SYS003 (stopped; the same command
-    goes on), what `load` and `plan` raise, and with `submit` TRAIN036 and TRAIN037.
+    One failed run does not stop the others; it is in `failed`. Raises LAB074 (what varies), LAB075 (budget), LAB076
+    (the folder holds runs of other settings), LAB077 (no run finished, and all failed), SYS003 (stopped; the same
+    command goes on), what `load` and `plan` raise, and with `submit` TRAIN036 and TRAIN037.
     """
     progress = progress or Quiet()
     root = Path(to) if to is not None else Path("ablations") / Path(config).stem
     planned = grid(config, vary, range(seeds), changes, budget_of(budget))
-    where = {one.name: state.status(root, one)[0] for one in planned}
+    where: dict[str, str] = {one.name: state.status(root, one)[0] for one in planned}
     progress.stage("plan", f"{len(planned)} runs: {_counted(where)}")
     plans = _plans(root, planned, where)
     made = Ablation(root, planned, dict(where), plans)

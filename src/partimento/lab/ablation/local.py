@@ -20,7 +20,6 @@ from typing import Any
 
 from partimento.errors import PartimentoError
 from partimento.lab.ablation.grid import Planned
-from partimento.lab.ablation.state import config_path
 from partimento.training.launch import COMMAND, REPORT
 
 POLL_SECONDS = 0.2

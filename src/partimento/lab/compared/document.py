@@ -31,14 +31,14 @@ def document(found: Comparison, command: str | None = None) -> str:
         lines += [*_section(found, pair)]
     if found.notes:
         lines += ["## To be known", "", *(f"- {note}" for note in found.notes), ""]
-    return "\n".join("\n".join(wrapped(line)) for line in lines).rstrip() + "\n"
+    return "\n".join("\n".join([line] if line == command else wrapped(line)) for line in lines).rstrip() + "\n"
 
 
 def wrapped(line: str) -> list[str]:
-    """Prose in lines of 120; tables, headings and commands as they are."""
+    """Prose in lines of 120; tables and headings as they are."""
     if line[:2] == "- ":
         return textwrap.wrap(line, WIDTH, subsequent_indent="  ")
-    return textwrap.wrap(line, WIDTH) if line[:1].isupper() and len(line) > WIDTH else [line]
+    return textwrap.wrap(line, WIDTH) if line[:1] not in ("|", "#", "") else [line]
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

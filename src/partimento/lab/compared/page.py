@@ -105,7 +105,7 @@ def forest(pairs: Sequence[Pair]) -> str | None:
     for value in _ticks(low, high):
         parts.append(
             f'<text x="{place(value):.1f}" y="{height - 12}" text-anchor="middle" font-size="12" '
-            f'fill="var(--muted)">{value:+g}</text>'
+            f'fill="var(--muted)">{f"{value:+g}" if value else 0}</text>'
         )
     unit = drawn[0][0].unit or NAME[drawn[0][0].figure]
     label = f"Differences and their 95 % intervals, {unit}"

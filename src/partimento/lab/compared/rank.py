@@ -24,9 +24,9 @@ from partimento.runs.judged import Judged
 
 @dataclass(frozen=True)
 class Place:
-    """The checkpoints of one step of all seeds of a cell. `half` of the 95 % interval of `value` over the seeds, None of
-    a single one. `behind`: how far it is behind the first, with its interval; None where that is not known, and of the
-    first. `tied`: it cannot be told from the first (None: not known)."""
+    """The checkpoints of one step of all seeds of a cell. `half` of the 95 % interval of `value` over the seeds, None
+    of a single one. `behind`: how far it is behind the first, with its interval; None where that is not known, and of
+    the first. `tied`: it cannot be told from the first (None: not known)."""
 
     cell: str
     step: int
@@ -59,8 +59,8 @@ class Ranking:
 def rank(
     runs: Sequence[str | Path], *, metric: str | None = None, highest: bool | None = None, csv: str | Path | None = None
 ) -> Ranking:
-    """Rank the checkpoints that are there by `metric`: a figure of their validation (the family's score by default; dots
-    lead into lists: ce_K.0), `train.NAME` of the log's line at that step, or `demo.NAME` of the demos there.
+    """Rank the checkpoints that are there by `metric`: a figure of their validation (the family's score by default;
+    dots lead into lists: ce_K.0), `train.NAME` of the log's line at that step, or `demo.NAME` of the demos there.
 
     The lowest is first, but of SI-SDR, or with `highest`. Runs that differ in the seed alone are one place a step.
     Raises LAB070, LAB071, LAB078 (no checkpoint has the figure), RUN001, RUN002, SYS002.
@@ -97,7 +97,7 @@ def _of_cell(cell: Cell, name: str) -> tuple[list[Place], set[str]]:
     for seed in sorted(cell.runs):
         one = cell.runs[seed]
         events = read_events(one.run.events_path) if name.startswith(("train.", "demo.")) else []
-        for path, state in checkpoint.states(one.run.checkpoints_path):
+        for path, state in checkpoint.readable(one.run.checkpoints_path):
             figures = state.get("figures") or {}
             seen |= {key for key, value in figures.items() if isinstance(value, int | float)}
             value = _value(name, figures, events, int(state["step"]), one)

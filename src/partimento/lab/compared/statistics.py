@@ -12,13 +12,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import nct, t, wilcoxon
+from scipy.stats import chi2, norm, t, wilcoxon
 
 LEVEL = 0.05  # of significance, after the correction for several comparisons
 POWER = 0.8
 MOST_SEEDS = 1000
-_FAR = 35.0  # beyond it the noncentral t has no numbers, and needs none
+MANY = 1e6  # degrees of freedom of which Student's t is the normal distribution
+_QUANTILES = 4000
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,10 @@ def effect_size(differences: Sequence[float]) -> Effect | None:
         return None
     d = float(values.mean()) / spread
     seen = d * math.sqrt(n)
-    if abs(seen) > _FAR:  # the interval by the normal approximation of d (Hedges and Olkin 1985)
-        half = 1.96 * math.sqrt(1 / n + d * d / (2 * n))
-        return Effect(d, d - half, d + half, n)
-    reach = 4 + 2 * abs(seen)
+    spreads_Q = _spreads(n - 1)
+    ends = sorted((seen * float(spreads_Q[0]), seen * float(spreads_Q[-1])))
     low, high = (
-        brentq(lambda shift, share=share: float(nct.cdf(seen, n - 1, shift)) - share, seen - reach, seen + reach)
+        brentq(lambda shift, share=share: _below(seen, shift, spreads_Q) - share, ends[0] - 6, ends[1] + 6)
         for share in (0.975, 0.025)
     )
     return Effect(d, low / math.sqrt(n), high / math.sqrt(n), n)
@@ -109,10 +109,20 @@ def power(difference: float, spread: Spread, seeds: float, level: float = LEVEL)
     if variance <= 0:
         return 1.0 if difference else level
     degrees, shift = spread.degrees(seeds), abs(difference) / math.sqrt(variance)
-    bound = float(t.isf(level / 2, degrees))
-    if shift > _FAR:
-        return 1.0 if shift > bound + 5 or degrees > 5 else float(nct.sf(bound, degrees, _FAR))
-    return float(nct.sf(bound, degrees, shift) + nct.cdf(-bound, degrees, shift))
+    bound, spreads_Q = float(t.isf(level / 2, min(degrees, MANY))), _spreads(degrees)
+    return 1 - _below(bound, shift, spreads_Q) + _below(-bound, shift, spreads_Q)
+
+
+def _spreads(degrees: float) -> NDArray[np.float64]:
+    """Equally likely values of an estimated standard deviation over the true one."""
+    shares = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    return np.sqrt(chi2.ppf(shares, degrees) / degrees) if degrees < MANY else np.ones(1)
+
+
+def _below(bound: float, shift: float, spreads_Q: NDArray[np.float64]) -> float:
+    """P(T <= bound) of the noncentral t: the mean over what the spread might have been. (scipy's has no numbers far from
+    the middle.)"""
+    return float(norm.cdf(bound * spreads_Q - shift).mean())
 
 
 def seeds_needed(difference: float, spread: Spread, level: float = LEVEL) -> int | None:

@@ -15,7 +15,7 @@ DOCTOR = "partimento.lab.doctor"
 
 def diagnosed(path: Path) -> list[str]:
     """What the doctor finds in the run at `path`, the likeliest first; or one line that says why there is nothing."""
-    if importlib.util.find_spec(DOCTOR) is None:
+    if importlib.util.find_spec(DOCTOR) is None or importlib.util.find_spec(f"{DOCTOR}.doctor") is None:
         return ["This version has no doctor, so nobody examined the run."]
     try:
         diagnosis = importlib.import_module(f"{DOCTOR}.doctor").doctor(path)

@@ -59,8 +59,7 @@ def index_page(
             f"[{day.isoformat()}]({day.isoformat()}.md)",
             prose.plain(goal) if goal else "–",
             str(len(found)),
-            "<br>".join(prose.code(one.run.id) for one in found[:4]).replace("<br>", ", ")
-            + (" …" if len(found) > 4 else ""),
+            ", ".join(prose.code(one.run.id) for one in found[:4]) + (" …" if len(found) > 4 else ""),
         ]
         for day, found, goal in days
     ]

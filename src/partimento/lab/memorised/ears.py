@@ -22,15 +22,12 @@ class Ears:
 
     def __init__(self, spec: CodecSpec, name: str | None = None) -> None:
         self.spec, self._name = spec, name
-        self.open = False
 
     @cached_property
     def codec(self) -> Codec:
         from partimento.codecs.codec import open_like
 
-        opened = open_like(self.spec, name=self._name)
-        self.open = True
-        return opened
+        return open_like(self.spec, name=self._name)
 
     def hear(self, wave_CN: WaveCN, sample_rate: int) -> NDArray[np.uint16]:
         """Codes [T, K]."""

@@ -73,10 +73,7 @@ def _mixed(value: Hashes) -> Hashes:
 
 @dataclass(frozen=True)
 class Surprise:
-    """`nats_KV[k][v]`: the surprisal of code v of book k in the training split; `mean_K` its mean there.
-
-    `still_K[b - 1]` is the share of the counted training frames that do not inform in the first b books.
-    """
+    """`nats_KV[k][v]`: the surprisal of code v of book k in the training split; `mean_K` its mean there."""
 
     nats_KV: NDArray[np.float32]
     mean_K: NDArray[np.float64]

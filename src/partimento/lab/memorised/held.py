@@ -59,7 +59,8 @@ def hold_out(pack: Pack, wanted: int, again: Again | None) -> Held:
     order = keyed.permute_many(np.arange(min(MOST, len(valid))), len(valid), "memorised held out")
     clips = [int(valid[place]) for place in order]
     firsts = [keyed.below(int(lengths[place]) - frames + 1, "memorised window", int(valid[place])) for place in order]
-    codes = [np.asarray(pack.read(clip, at, at + frames)) for clip, at in zip(clips, firsts, strict=True)]
+    # Copies: a view of a shard would keep all of it mapped.
+    codes = [np.array(pack.read(clip, at, at + frames)) for clip, at in zip(clips, firsts, strict=True)]
     kept_K = None
     if again is not None and codes:
         plain, codes = codes, [again(codes_TK)[:frames] for codes_TK in codes]

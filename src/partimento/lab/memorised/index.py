@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from partimento.lab.memorised.frames import Hashes, Surprise, ngrams, symbols
 
 FILTER_BITS = 24  # of the filter's table, a byte each: 16 MB
-MOST_PLACES = 256
-"""An n-gram that stands in more places of the samples says nothing of any, and is no seed."""
 _STRIDE = 8  # frames that are compared at once where a run is followed
 
 Places = NDArray[np.int64]
@@ -37,7 +35,7 @@ class Block:
 @dataclass(frozen=True)
 class Runs:
     """Equal runs of frames, one an element: frames sample..sample + frames - 1 of the samples (all back to back)
-    against clip.. of the block; `informative` of them inform. A run may be there twice."""
+    against clip.. of the block; `informative` of them inform."""
 
     sample: Places
     clip: Places
@@ -56,14 +54,15 @@ class Queries:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def index(self, books: int, seed: int) -> Index:
-        return Index(self, books, seed)
+    def index(self, books: int, seed: int, most_places: int | None = None) -> Index:
+        return Index(self, books, seed, most_places)
 
 
 class Index:
-    """The n-grams of `seed` frames of the first `books` books of all samples."""
+    """The n-grams of `seed` frames of the first `books` books of all samples. Of those that stand in more than
+    `most_places` places none is looked up; `crowded` counts them."""
 
-    def __init__(self, queries: Queries, books: int, seed: int) -> None:
+    def __init__(self, queries: Queries, books: int, seed: int, most_places: int | None = None) -> None:
         self.books, self.seed = books, seed
         self.starts = queries.starts
         self.symbol_N = symbols(queries.codes_NK, books)
@@ -72,13 +71,12 @@ class Index:
         hashes, places = self._seeds()
         order = np.argsort(hashes, kind="stable")
         hashes, places = hashes[order], places[order]
-        if len(hashes):
+        self.crowded = 0
+        if most_places is not None:
             _, size = np.unique(hashes, return_counts=True)
-            kept = np.repeat(size <= MOST_PLACES, size)
-            self.crowded = int(np.count_nonzero(size > MOST_PLACES))
+            kept = np.repeat(size <= most_places, size)
+            self.crowded = int(np.count_nonzero(size > most_places))
             hashes, places = hashes[kept], places[kept]
-        else:
-            self.crowded = 0
         self._hashes, self._places = hashes, places
         self._is_seed_N = np.zeros(len(self.symbol_N), dtype=bool)
         self._is_seed_N[places] = True
@@ -143,6 +141,9 @@ class Index:
         behind = _followed(symbol_N, self.symbol_N, clip - 1, sample - 1, np.minimum(clip - first, sample - begin), -1)
         real = ahead >= self.seed  # else two n-grams of one hash
         clip, sample, frames = (clip - behind)[real], (sample - behind)[real], (ahead + behind)[real]
+        # Frames that do not inform part the seeds of a run, which then was followed from each of the parts.
+        _, once = np.unique(sample * len(symbol_N) + clip, return_index=True)
+        clip, sample, frames = clip[once], sample[once], frames[once]
         return Runs(sample, clip, frames, self._informed_N[sample + frames] - self._informed_N[sample])
 
 

@@ -74,10 +74,11 @@ def page(audit: Audit, pack: Pack, to: str | Path) -> Path:
 
 def _shown(audit: Audit) -> list[Audited]:
     """The samples whose nearest passage is drawn, surest first."""
-    near = [one for one in text.ordered(audit.samples) if one.near is not None]
-    return [one for place, one in enumerate(near) if place < 2 or one.near.seconds >= LEAST_SECONDS or one.memorised][
-        :SHOWN
-    ]
+    found: list[Audited] = []
+    for one in text.ordered(audit.samples):
+        if one.near is not None and (len(found) < 2 or one.near.seconds >= LEAST_SECONDS):
+            found.append(one)
+    return found[:SHOWN]
 
 
 def _tiles(audit: Audit) -> list[tuple[str, str, str]]:

@@ -27,6 +27,7 @@ from partimento.tokens.pack import Pack
 BLOCK = 2**18  # frames that are looked at together
 SEEDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 MOST_PAIRS = 2_000_000  # of places that a level follows in the whole pack, as far as the trial blocks can tell
+CROWD = 16  # places of the samples
 TRIALS, TRIAL = 8, 2**14  # places that the seeds are chosen on, and about how many frames each
 BAND = 16  # frames: votes of two neighbouring bands count together, and half a band on each side is aligned with them
 WIDTH = 3 * BAND
@@ -154,7 +155,8 @@ def _block(pack: Pack, wanted_C: NDArray[np.bool_], span: Span) -> Block:
 
 
 def _index(pack: Pack, queries: Queries, wanted_C: NDArray[np.bool_], spans: list[Span], books: int) -> Index:
-    """The index with the shortest seeds that leave no more than MOST_PAIRS to follow."""
+    """The index with the shortest seeds that leave no more than MOST_PAIRS to follow. Where none does (clips that all
+    repeat one passage), the longest, without the n-grams that crowd."""
     chosen = {keyed.permute(number, len(spans), "memorised trial") for number in range(min(TRIALS, len(spans)))}
     tried = [_part(pack, spans[number]) for number in sorted(chosen)]
     blocks = [_block(pack, wanted_C, span) for span in tried]
@@ -162,8 +164,8 @@ def _index(pack: Pack, queries: Queries, wanted_C: NDArray[np.bool_], spans: lis
     for seed in SEEDS:
         index = queries.index(books, seed)
         if sum(map(index.count, blocks)) <= MOST_PAIRS * share:
-            break
-    return index
+            return index
+    return queries.index(books, SEEDS[-1], CROWD)
 
 
 def _part(pack: Pack, span: Span) -> Span:

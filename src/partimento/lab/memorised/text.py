@@ -42,11 +42,10 @@ def told(samples: Sequence[Audited], null: Null | None) -> tuple[str, str]:
         worst = max(copied, key=lambda one: one.longest)
         fitted = ", the tail fitted" if _is_fitted(worst) else ""
         p = worst.holm if worst.holm is not None else 1.0
-        whose = (
-            "the sample holds"
-            if count == 1
-            else f"{len(copied)} of {count} samples hold training music; {worst.name} holds"
-        )
+        holds = "holds" if len(copied) == 1 else "hold"
+        whose = "the sample holds"
+        if count > 1:
+            whose = f"{len(copied)} of {count} samples {holds} training music; {worst.name} holds"
         return "memorised", (
             f"Memorised: {whose} {worst.longest:.2f} s{_place(worst)} "
             f"(p {_is(p)} among {null.clips} held-out clips{fitted})."

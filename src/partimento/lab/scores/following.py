@@ -141,7 +141,7 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
     share, extra = hits / trials, _Z * _Z / trials
     middle = (share + extra / 2) / (1 + extra)
     half = _Z * math.sqrt(share * (1 - share) / trials + extra / (4 * trials)) / (1 + extra)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return middle - half if hits else 0.0, middle + half if hits < trials else 1.0
 
 
 def of_sample(path: Path) -> Asked | None:
