@@ -64,11 +64,11 @@ def in_memory(name, rng, adds=0.0, seeds=3, sources=8):
     return cell
 
 
-@pytest.mark.parametrize(("adds", "least", "most"), [(0.0, 0, 7), (40.0, 50, 60)])
+@pytest.mark.parametrize(("adds", "least", "most"), [(0.0, 0, 4), (40.0, 20, 24)])
 def test_what_is_decided_is_true_and_what_is_true_and_large_is_decided(adds, least, most):
     rng = np.random.default_rng(0)
     decided = 0
-    for _ in range(60):
+    for _ in range(24):
         (pair,) = pairs([(in_memory("a", rng), in_memory("b", rng, adds))])
         assert pair.decided == (pair.p < 0.05) == pair.interval.excludes_zero
         decided += pair.decided

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -171,12 +172,25 @@ def _data(one: One, runs: Sequence[One]) -> dict[str, Any]:
     """The data as one more setting, where it is not the same for all; named by the folder."""
     if len({json.dumps(other.identity, sort_keys=True) for other in runs}) == 1:
         return {}
-    places = {str(other.settings.get("data.pack") or other.settings.get("data.pairs")) for other in runs}
-    own = str(one.settings.get("data.pack") or one.settings.get("data.pairs"))
-    short = Path(own).name
-    fingerprint = str(one.identity.get("fingerprint", ""))[:8]
-    alone = len({Path(place).name for place in places}) == len(places) > 1
-    return {"data": short if alone else f"{short} {fingerprint}".strip()}
+    own = [_described(other) for other in runs]
+    mine = _described(one)
+    different = [place for place in range(len(mine)) if len({other[place] for other in own}) > 1]
+    enough = next(n for n in range(1, len(different) + 1) if _apart(own, runs, different[:n]))
+    return {"data": " ".join(mine[place] for place in different[:enough])}
+
+
+def _apart(described: Sequence[tuple[str, ...]], runs: Sequence[One], places: Sequence[int]) -> bool:
+    """Whether these parts of the description tell all data apart."""
+    named = {tuple(one[place] for place in places) for one in described}
+    return len(named) == len({json.dumps(one.identity, sort_keys=True) for one in runs})
+
+
+def _described(one: One) -> tuple[str, ...]:
+    """What names data, from what is read best to what is surest."""
+    folder = Path(str(one.settings.get("data.pack") or one.settings.get("data.pairs") or "")).name
+    codec, fingerprint = (str(one.identity.get(key, "")) for key in ("codec", "fingerprint"))
+    whole = json.dumps(one.identity, sort_keys=True).encode()
+    return folder, codec, fingerprint[:8], hashlib.sha256(whole).hexdigest()[:8]
 
 
 def _name(changes: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from partimento.lab.compared.figures import NAME, UNIT
 from partimento.lab.restored.intervals import Interval, difference_over_seeds, paired_bootstrap
 from partimento.runs.judged import Items
 
+TESTED = ("clips and seeds", "seeds")  # what may be decided: judged on the same, with several seeds
 Values = dict[str, dict[str, list[float]]]  # seed -> source -> values of its clips
 
 
@@ -76,7 +77,7 @@ def chosen(found: Sequence[Cell], by: str | None) -> list[tuple[Cell, Cell]]:
 def pairs(found: Sequence[tuple[Cell, Cell]]) -> list[Pair]:
     """All differences, with Holm's correction over those of them that have a p value of runs (not of clips alone)."""
     made = [_pair(one, two) for one, two in found]
-    tested = [number for number, pair in enumerate(made) if pair.p is not None and pair.basis != "clips"]
+    tested = [number for number, pair in enumerate(made) if pair.p is not None and pair.basis in TESTED]
     adjusted = st.holm([made[number].p or 0.0 for number in tested])
     for number, value in zip(tested, adjusted, strict=True):
         made[number] = replace(made[number], adjusted=value)

@@ -120,8 +120,8 @@ def _spreads(degrees: float) -> NDArray[np.float64]:
 
 
 def _below(bound: float, shift: float, spreads_Q: NDArray[np.float64]) -> float:
-    """P(T <= bound) of the noncentral t: the mean over what the spread might have been. (scipy's has no numbers far from
-    the middle.)"""
+    """P(T <= bound) of the noncentral t: the mean over what the spread might have been. (scipy's has no numbers far
+    from the middle.)"""
     return float(norm.cdf(bound * spreads_Q - shift).mean())
 
 

@@ -1,0 +1,117 @@
+"""Rows of the tables of codes: the input embeddings, and the heads that give the logits.
+
+K books lie in one tensor, `rows` (or `outputs`) of each after those of the book before. The last rows of an embedding
+belong to EOS, PAD and BOS; they are no codes. Shapes: K books, V codes a book, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ALIKE = 1e-3
+"""Rows that differ by less than this share of their length are one row twice."""
+LOUD = 10.0
+"""A row that is this many times as long as the middle one of its book stands out."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a table is divided: `books` of `rows`, of which the first `codes` are codes."""
+
+    what: str
+    books: int
+    rows: int
+    codes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Books:
+    """By book: codes whose second moment is zero (None without moments), groups of rows that are the same, codes whose
+    rows stand out by their length (with the factor)."""
+
+    layout: Layout
+    dead: list[list[int]] | None
+    alike: list[list[list[int]]]
+    loud: list[dict[int, float]]
+    untouched_rms: float | None
+    """Root mean square of the rows that no step has touched, specials among them: they are as they were drawn."""
+
+
+def layouts(description: Mapping[str, Any]) -> dict[str, Layout]:
+    """{end of a tensor's name: layout} of what `description` (state.json) says of a code decoder; {} where it says
+    nothing. Of the mixture family it is the part "mixture"."""
+    shape = description.get("decoder") or description.get("mixture")
+    spec = description.get("spec")
+    if not isinstance(shape, Mapping) or not isinstance(spec, Mapping):
+        return {}
+    books, rows, outputs = shape.get("blocks", shape.get("codebooks")), shape.get("rows"), shape.get("outputs")
+    sizes = spec.get("cardinalities")
+    if not isinstance(books, int) or not isinstance(rows, int) or not isinstance(outputs, int):
+        return {}
+    if not isinstance(sizes, list) or not sizes or not all(isinstance(size, int) for size in sizes):
+        return {}
+    # One vocabulary for all books ("blocks" is 1) holds the codes of the largest.
+    codes = tuple(sizes) if len(sizes) == books else (max(sizes),) * books
+    return {
+        "embedding": Layout("input rows", books, rows, codes),
+        "head.weight": Layout("output rows", books, outputs, codes),
+    }
+
+
+def layout_of(name: str, shape: tuple[int, ...], known: Mapping[str, Layout]) -> Layout | None:
+    """That of a tensor, if it is one of the decoder's tables (an encoder's is not divided into books)."""
+    for end, layout in known.items():
+        last = name.rpartition(".")[0]
+        if (name == end or name.endswith(f".{end}")) and len(shape) == 2 and "encoder" not in last:
+            return layout if shape[0] == layout.books * layout.rows else None
+    return None
+
+
+@torch.no_grad()
+def read(weight_RD: Tensor, square_RD: Tensor | None, layout: Layout) -> Books:
+    """`square_RD` is exp_avg_sq, or the momentum: zero in a row that never had a gradient."""
+    weight = weight_RD.float()
+    length_R = weight.norm(dim=1)
+    touched_R = None if square_RD is None else square_RD.ne(0).any(dim=1)
+    dead: list[list[int]] = []
+    alike: list[list[list[int]]] = []
+    loud: list[dict[int, float]] = []
+    for book in range(layout.books):
+        codes = slice(book * layout.rows, book * layout.rows + layout.codes[book])
+        length_V = length_R[codes]
+        if touched_R is not None:
+            dead.append((~touched_R[codes]).nonzero().flatten().tolist())
+        alike.append(_alike(weight[codes], length_V))
+        middle = float(length_V.median())
+        out = (length_V > LOUD * middle).nonzero().flatten().tolist() if middle else []
+        loud.append({code: float(length_V[code]) / middle for code in out})
+    rms = None
+    if touched_R is not None and int((~touched_R).sum()):
+        rms = float(weight[~touched_R].square().mean().sqrt())
+    return Books(layout, dead if touched_R is not None else None, alike, loud, rms)
+
+
+def _alike(weight_VD: Tensor, length_V: Tensor) -> list[list[int]]:
+    """Groups of rows that are the same, ascending. Rows of zeros are none.
+
+    Equal rows are neighbours when sorted by their length; each is compared with the next four.
+    """
+    order_V = length_V.argsort(stable=True)
+    group = list(range(len(length_V)))
+    sorted_VD, sorted_V = weight_VD[order_V], length_V[order_V]
+    for step in range(1, min(5, len(order_V))):
+        far_V = (sorted_VD[step:] - sorted_VD[:-step]).norm(dim=1)
+        same = (far_V <= ALIKE * sorted_V[step:]) & (sorted_V[:-step] > 0)
+        for place in same.nonzero().flatten().tolist():
+            one, other = int(order_V[place]), int(order_V[place + step])
+            old, new = group[other], group[one]
+            group = [new if of == old else of for of in group]
+    members: dict[int, list[int]] = {}
+    for code, of in enumerate(group):
+        members.setdefault(of, []).append(code)
+    return sorted(sorted(codes) for codes in members.values() if len(codes) > 1)
