@@ -155,7 +155,7 @@ def test_a_killed_ablation_goes_on_repeats_nothing_and_compares(config, tmp_path
     options = ["--vary", vary, "--seeds", "2", "--to", str(root), "--quiet", "--json"]
     argv = [sys.executable, "-m", "partimento", "ablate", str(config), "train.save_every=2", *options]
     first = subprocess.Popen(argv, stdout=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     ended = root / "pattern-delay_seed-0" / "events.jsonl"
     while not (ended.exists() and '"end"' in ended.read_text()):
         assert time.monotonic() < deadline and first.poll() is None
@@ -163,7 +163,7 @@ def test_a_killed_ablation_goes_on_repeats_nothing_and_compares(config, tmp_path
     first.kill()  # its processes notice, save and end
     first.wait()
     before = ended.read_bytes()
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert {run["status"] for run in found["runs"]} == {"finished"} and not found["failed"]
@@ -194,5 +194,5 @@ def test_where_a_run_is_from_its_folder(config, tmp_path, monkeypatch):
     log.append("resume", 4)
     assert state.status(tmp_path, planned)[0] == "interrupted"
     (other,) = grid(config, ["optim.lr=0.5"], range(1), ["optim.warmup=3"], {})
-    with pytest.raises(PartimentoError, match="optim.warmup"):
+    with pytest.raises(PartimentoError, match="LAB076"):
         state.status(tmp_path, other)

@@ -1,4 +1,4 @@
-"""What validations keep of single windows: it adds up to the figures of the log, on any number of ranks, and is checked."""
+"""What validations keep of single windows: it adds up to the figures of the log, on one rank or two, and is checked."""
 
 import json
 import sys

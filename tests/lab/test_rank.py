@@ -58,5 +58,5 @@ def test_any_recorded_figure_and_a_direction(tmp_path):
     assert [place.step for place in rank([run], metric="train.loss").places] == [100, 50]
     assert [place.step for place in rank([run], metric="train.loss", highest=True).places] == [50, 100]
     assert rank([run], metric="ce_K.1").places[0].step == 100
-    with pytest.raises(PartimentoError, match="LAB078.*\n.*bits_per_second|LAB078"):
+    with pytest.raises(PartimentoError, match="LAB078"):
         rank([run], metric="nothing")

@@ -24,6 +24,7 @@ from partimento.runs.hypotheses import addition
 from partimento.runs.run import Run, resume_command
 from partimento.training import devices
 from partimento.training.feed import Feed
+from partimento.training.meter import BIG, SMALL
 from partimento.training.opponent import Opponent
 from partimento.training.optim import clip_global_, total_norm
 from partimento.training.parallel import Parallel
@@ -147,10 +148,12 @@ def optimizer_step(
         devices.seed(state.device, state.dropout_key(step, micro))
         with parallel.accumulating(player.model, last=micro == len(batches) - 1):
             total, seen = player.forward_backward(inputs)
+        if micro == 0 and player is state and state.noise:
+            seen = {**seen, SMALL: micro_square(player, seen["tokens"])}
         for name, value in {"loss": total, **seen}.items():
             sums[name] = sums[name] + value if name in sums else value
     sums = _over_ranks(parallel, sums)
-    loss, tokens = sums.pop("loss"), sums["tokens"]
+    loss, tokens, small = sums.pop("loss"), sums["tokens"], sums.pop(SMALL, None)
 
     scale = parallel.gradient_factor / tokens
     gradients = [weight.grad for weight in player.parameters if weight.grad is not None]
@@ -161,8 +164,16 @@ def optimizer_step(
     else:
         clip_global_(gradients, scale, norm, player.optim.clip)
     player.optimizer.step(bad, rate)
-    player.meter.add(loss, norm, sums, bad)
+    squares = {} if small is None else {SMALL: small / parallel.world, BIG: norm.square()}
+    player.meter.add(loss, norm, {**sums, **squares}, bad)
     return bad, sums
+
+
+def micro_square(player: State | Opponent, tokens: Tensor) -> Tensor:
+    """The squared norm of the mean gradient of one micro-batch on this device, the only one made so far. Beside that of
+    the whole step it tells how much of a gradient is noise (McCandlish et al. 2018, appendix A)."""
+    gradients = [weight.grad for weight in player.parameters if weight.grad is not None]
+    return (total_norm(gradients) / tokens.clamp(min=1)).square()
 
 
 def _loop(session: Session, stop: Stop) -> str:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 STEPS, LOSS, NORM = "steps", "loss", "norm"
+SMALL, BIG = "noise_small", "noise_big"
+"""Squared gradient norms: of the first micro-batch of each step, and of the step."""
 
 
 class Meter:

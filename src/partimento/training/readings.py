@@ -11,6 +11,7 @@ from partimento.training import halting
 from partimento.training.alarms import Alarms
 from partimento.training.guards import Guard
 from partimento.training.journal import Journal
+from partimento.training.meter import BIG, SMALL
 from partimento.training.pace import Pace
 from partimento.training.stages import settings_at
 from partimento.training.state import State
@@ -41,10 +42,13 @@ class Readings:
         sums, self._figures = self.state.meter.read(self.state.guard.figures())
         guard = dict(zip(Guard.FIGURES, self._figures, strict=True))
         skipped = int(guard["skipped"])
+        skip: dict[str, Any] = {}
         if skipped > counters.skipped:
+            skip = {"skip": {name[5:]: guard[name] for name in Guard.FIGURES[4:]}}
             self.journal.note(f"{skipped - counters.skipped} steps were skipped; {halting.last_skip(guard)}")
         counters.skipped = skipped
         steps = sums.get("steps", 0.0)
+        noise = {name: sums.pop(name) / steps for name in (SMALL, BIG) if name in sums and steps}
         loss = sums["loss"] / sums["tokens"] if steps else None
         # What an adversary thinks rises as that learns, and is no sign of a network that forgets.
         own = sums.get("loss", 0.0) - sums.get("opinions", 0.0)
@@ -57,6 +61,8 @@ class Readings:
             "grad_norm": sums["norm"] / steps if steps else None,
             "lr": rate * self.config.optim.lr,
             "skipped": skipped,
+            **skip,
+            **noise,
             **self.pace.read(settings_at(self.config, counters.step - 1)),
             **(self.task.figures(sums) if steps else {}),
             **self._of_opponent(),

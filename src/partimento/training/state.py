@@ -31,6 +31,7 @@ from partimento.training.meter import Meter
 from partimento.training.opponent import Opponent
 from partimento.training.optim import Optimizers
 from partimento.training.parallel import Parallel
+from partimento.training.stages import stages
 from partimento.training.task import Task, Using
 
 # What a resumed run may change: how often it looks and saves, where and how it computes, what it plays. All else
@@ -111,6 +112,8 @@ class State:
         self.ema = Ema(task.module, config.optim.ema) if config.optim.ema > 0 else None
         self.guard = Guard(config.guard, self.device)
         self.meter = Meter()
+        # Whether the log tells the noise of the gradient: of sharded weights no micro-batch's own one is anywhere.
+        self.noise = not self.sharded and min(stage.accumulate for stage in stages(config)) > 1
         self.opponent = Opponent(task.rival, config, parallel) if task.rival is not None else None
         self._graphs: dict[tuple[torch.Size | None, ...], graphs.Graphed] = {}  # by shapes: one a stage
         self.counters = Counters()

@@ -107,7 +107,8 @@ def read_run(run: Run, note: Callable[[str], None] = lambda text: None) -> One:
             why = f"{err.message} ({err.code})"
             note(f"{run.id}: {why}")
         if items is not None and items.weights != told.weights:
-            items, why = None, f"single clips were judged with the {items.weights} weights"
+            why = f"single clips were judged with the {items.weights} weights"
+            items = None
     return One(run, settings(run), told, items, why)
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from partimento.config import Config, parse
 from partimento.errors import PartimentoError
+from partimento.lab.doctor.log import Log
+from partimento.lab.explainloss import record
 from partimento.runs import checkpoint, demos, migrations, tensorfiles
 from partimento.runs.events import Event, read_events
 from partimento.runs.run import Run
@@ -200,6 +202,11 @@ class Patient:
         return self._parsed[0]
 
     @property
+    def config_missing(self) -> str | None:
+        """Why there is no configuration."""
+        return self._parsed[1]
+
+    @property
     def family(self) -> str | None:
         return self.raw.get("family")
 
@@ -213,6 +220,16 @@ class Patient:
     def events(self) -> list[Event]:
         """The log, in the order of writing; [] for a checkpoint alone."""
         return read_events(self.run.events_path) if self.run is not None else []
+
+    @functools.cached_property
+    def log(self) -> Log:
+        """The log as curves."""
+        return Log(self.events, self.config)
+
+    @functools.cached_property
+    def record(self) -> record.Record | None:
+        """The run as `explain-loss` reads it: cardinalities, frames, epochs."""
+        return record.read(self.run, self.events) if self.run is not None else None
 
     @functools.cached_property
     def _pack(self) -> tuple[Pack | None, str | None]:

@@ -33,10 +33,10 @@ class Starts:
         model = raw.get("model") or {}
         self.family = raw.get("family")
         self.why: str | None = None
-        self.decoder = description.get("decoder") if isinstance(description.get("decoder"), dict) else None
-        self.encoder = next(
-            (found for name in ("encoder", "text") if isinstance(found := description.get(name), dict)), None
-        )
+        text = description.get("model")
+        shape = text if isinstance(text, dict) else description
+        self.decoder = found if isinstance(found := shape.get("decoder"), dict) else None
+        self.encoder = found if isinstance(found := shape.get("encoder"), dict) and "layers" in found else None
         given = [name for name in ("weights", "start", "backbone", "experts_from") if model.get(name)]
         if self.family not in ("rvq", "dia"):
             self.why = f"the weights of the family {self.family} are drawn by rules that no file says"

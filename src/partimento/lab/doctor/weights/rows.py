@@ -44,18 +44,20 @@ class Books:
 
 def layouts(description: Mapping[str, Any]) -> dict[str, Layout]:
     """{end of a tensor's name: layout} of what `description` (state.json) says of a code decoder; {} where it says
-    nothing. Of the mixture family it is the part "mixture"."""
-    shape = description.get("decoder") or description.get("mixture")
+    nothing. A decoder stands alone (rvq), in a "model" (dia), or is a "mixture" (mot)."""
+    text = description.get("model")
+    shape = description.get("mixture") or (text if isinstance(text, Mapping) else description).get("decoder")
     spec = description.get("spec")
     if not isinstance(shape, Mapping) or not isinstance(spec, Mapping):
         return {}
-    books, rows, outputs = shape.get("blocks", shape.get("codebooks")), shape.get("rows"), shape.get("outputs")
+    books, rows, outputs = shape.get("codebooks"), shape.get("rows"), shape.get("outputs")
+    books = 1 if shape.get("vocabulary") == "shared" else books
     sizes = spec.get("cardinalities")
     if not isinstance(books, int) or not isinstance(rows, int) or not isinstance(outputs, int):
         return {}
     if not isinstance(sizes, list) or not sizes or not all(isinstance(size, int) for size in sizes):
         return {}
-    # One vocabulary for all books ("blocks" is 1) holds the codes of the largest.
+    # One vocabulary for all books holds the codes of the largest.
     codes = tuple(sizes) if len(sizes) == books else (max(sizes),) * books
     return {
         "embedding": Layout("input rows", books, rows, codes),
@@ -66,8 +68,7 @@ def layouts(description: Mapping[str, Any]) -> dict[str, Layout]:
 def layout_of(name: str, shape: tuple[int, ...], known: Mapping[str, Layout]) -> Layout | None:
     """That of a tensor, if it is one of the decoder's tables (an encoder's is not divided into books)."""
     for end, layout in known.items():
-        last = name.rpartition(".")[0]
-        if (name == end or name.endswith(f".{end}")) and len(shape) == 2 and "encoder" not in last:
+        if (name == end or name.endswith(f".{end}")) and len(shape) == 2 and "encoder" not in name.split("."):
             return layout if shape[0] == layout.books * layout.rows else None
     return None
 

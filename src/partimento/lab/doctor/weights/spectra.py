@@ -39,15 +39,14 @@ def spectrum(matrix_RC: Tensor) -> Spectrum | None:
     norm = float(matrix.norm())
     if not norm:
         return None
-    full = len(matrix)
+    full, largest = len(matrix), None
     if full > EXACT:
-        generator = torch_generator(0, "spectrum")
-        mixed_HR = torch.randn(MIXTURES, full, generator=generator) / MIXTURES**0.5
-        values_N, full = torch.linalg.svdvals(mixed_HR @ matrix), MIXTURES
-        largest = spectral_norm(matrix)
-    else:
-        values_N = torch.linalg.svdvals(matrix)
-        largest = float(values_N[0])
+        mixed_HR = torch.randn(MIXTURES, full, generator=torch_generator(0, "spectrum")) / MIXTURES**0.5
+        matrix, full, largest = mixed_HR @ matrix, MIXTURES, spectral_norm(matrix)
+    # Of the Gram matrix in float64: several times as fast as the values themselves, and exact to 1e-7 of the largest.
+    wide = matrix.double()
+    values_N = torch.linalg.eigvalsh(wide @ wide.T).clamp(min=0).sqrt()
+    largest = float(values_N[-1]) if largest is None else largest
     share_N = (values_N / values_N.sum()).double()
     entropy = -torch.special.xlogy(share_N, share_N).sum()
     return Spectrum(float(entropy.exp()), min(1.0, (largest / norm) ** 2), largest, full)

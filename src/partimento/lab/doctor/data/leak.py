@@ -1,0 +1,126 @@
+"""Held-out clips that training has, too: common sources and files, and near-copies under other names.
+
+Near-copies are what `lab.memorised` finds: windows of held-out clips are searched in the training clips. Music that
+repeats itself (loops, one rhythm throughout) is alike everywhere, so training clips are searched in training clips of
+other sources in the same way, and only what stands out from that is called a leak.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from partimento import keyed
+from partimento.lab.doctor.data.seen import Clips, Seen
+from partimento.lab.doctor.finding import Evidence, Examined, Finding
+from partimento.lab.memorised import held
+from partimento.lab.memorised.frames import surprise
+from partimento.lab.memorised.index import Queries
+from partimento.lab.memorised.search import search
+from partimento.tokens import counting
+from partimento.tokens.clips import Column
+from partimento.tokens.pack import Pack
+
+WINDOW_SECONDS = 5.0
+WINDOWS = 48  # of each kind that are searched
+SAME = held.LEAK_SHARE
+FEW = 8  # windows of training clips, under which they say nothing of how alike the music is
+CELLS = 20_000_000  # clips, under which the columns of the table are compared
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Of each window: its clip, the training clip that is most like it, and the share of frames that they share."""
+
+    windows: list[int]
+    clips: list[int | None]
+    share: NDArray[np.float64]
+
+
+def examine(seen: Seen) -> Examined:
+    what = "Whether held-out clips are copies of training clips"
+    pack = seen.pack
+    if pack is None:
+        return Examined(missing=(f"{what}: {seen.why}.",))
+    train, valid = seen.splits
+    if not len(train) or not len(valid):
+        return Examined(missing=(f"{what}: a split has no clips.",))
+    named = [_common(pack, name) for name in ("source", "sha256")] if len(pack.clips) < CELLS else []
+    both = [one for one in named if one is not None]
+    if both:
+        return Examined((Finding("leaking_split", 0.95, tuple(map(Evidence, both))),))
+    searched, length = seen.read.train, max(1, round(WINDOW_SECONDS * float(pack.spec.frame_rate)))
+    found = _alike(pack, seen.read.valid, searched, length)
+    if not found.windows:
+        return Examined(missing=(f"{what}: the held-out clips hold no frame.",))
+    read = "all" if len(searched) == len(train) else f"{len(searched):,} of {len(train):,}"
+    said = f"{len(found.windows)} held-out windows were searched in {read} training clips"
+    if found.share.max(initial=0.0) < SAME:
+        most = f"the most alike shares {100 * found.share.max(initial=0.0):.0f} % of its frames with one"
+        return Examined(fine=(f"No source, file or passage is on both sides of the split: {said}; {most}.",))
+    usual = _usual(pack, searched, length)
+    if usual is None:
+        missing = f"{what}: {int((found.share >= SAME).sum())} of {said}, and are alike; there are too few training"
+        return Examined(missing=(f"{missing} clips to tell whether all of them are.",))
+    limit = max(SAME, usual + (1 - usual) / 2)
+    leaks = np.flatnonzero(found.share >= limit)
+    alike = f"training clips of different sources share {100 * usual:.0f} % of their frames in the middle"
+    if not len(leaks):
+        return Examined(fine=(f"No held-out clip stands out as a copy: {said}; {alike}.",))
+    names = [
+        f"{pack.clips.clip[found.windows[row]]} and {pack.clips.clip[found.clips[row]]} "
+        f"({100 * found.share[row]:.0f} % of the frames)"
+        for row in leaks[np.argsort(-found.share[leaks], kind="stable")].tolist()
+    ]
+    part = len(leaks) / len(found.windows)
+    evidence = (
+        Evidence(f"{said}; {len(leaks)} of them are near-copies: {'; '.join(names[:3])}."),
+        Evidence(f"That is not how alike the music is: {alike}."),
+    )
+    confidence = 0.45 if part < 0.03 else min(0.95, 0.7 + part)
+    return Examined((Finding("leaking_split", round(confidence, 2), evidence, names[0].split(" and ")[0]),))
+
+
+def _common(pack: Pack, column: str) -> str | None:
+    """What the table has on both sides of the split."""
+    values: Column = getattr(pack.clips, column)
+    sides = pack.clips.split_codes
+    flat = values.arrow.combine_chunks() if values.arrow.num_chunks != 1 else values.arrow.chunk(0)
+    ours, theirs = (pc.unique(flat.filter(pa.array(sides == side))).drop_null() for side in (0, 1))
+    both = theirs.filter(pc.is_in(theirs, value_set=ours)).to_pylist()
+    both = [one for one in both if one]
+    if not both:
+        return None
+    called = {"source": "source", "sha256": "file (equal sha256)"}[column]
+    return f"{len(both)} times the same {called} is in train and valid: {', '.join(str(one) for one in both[:3])}."
+
+
+def _alike(pack: Pack, of: Clips, among: Clips, wanted: int) -> Alike:
+    """One window of each of some clips, and its best near-copy among others."""
+    lengths = np.asarray(pack.clips.frames[of], dtype=np.int64)
+    of, lengths = of[lengths > 0], lengths[lengths > 0]
+    frames = held.window_length(lengths, wanted)
+    of, lengths = of[lengths >= frames], lengths[lengths >= frames]
+    if not len(of) or not len(among):
+        return Alike([], [], np.zeros(0))
+    order = keyed.permute_many(np.arange(min(WINDOWS, len(of))), len(of), "doctor leak")
+    windows = [int(of[place]) for place in order]
+    firsts = [keyed.below(int(lengths[place]) - frames + 1, "doctor window", int(of[place])) for place in order]
+    codes = [np.array(pack.read(clip, at, at + frames)) for clip, at in zip(windows, firsts, strict=True)]
+    found = search(pack, among, Queries(codes, surprise(pack, among))).near
+    share = [0.0 if one is None else one.aligned.matches / frames for one in found]
+    return Alike(windows, [None if one is None else one.clip for one in found], np.asarray(share))
+
+
+def _usual(pack: Pack, train: Clips, wanted: int) -> float | None:
+    """The median share of frames that windows of training clips have in common with a clip of other sources; None
+    where there are too few to tell."""
+    one, other = (np.unique([span[0] for span in spans]).astype(np.int64) for spans in counting.halves(pack, train))
+    if np.intersect1d(one, other).size:
+        return None  # a single source, cut clip by clip
+    found = _alike(pack, one, other, wanted)
+    return float(np.median(found.share)) if len(found.windows) >= FEW else None

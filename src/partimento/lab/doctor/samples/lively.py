@@ -1,0 +1,168 @@
+"""Collapse, loops, silence and ends of what was played, against held-out windows of the same length."""
+
+from __future__ import annotations
+
+from partimento.lab import charts
+from partimento.lab.charts import Level, Line
+from partimento.lab.doctor.finding import Evidence, Examined, Finding
+from partimento.lab.doctor.patient import Patient
+from partimento.lab.doctor.samples.played import Demos, Way
+from partimento.lab.explainloss.judged import standing_of
+
+COLLAPSED, POOR = 0.5, 0.7  # of the data's entropy
+COLD = 0.9  # a temperature under which entropy falls by itself
+WARM = 0.3  # a temperature under which anything is nearly greedy
+LOOPS, MORE = 0.35, 0.25  # share of the n-grams that return, and by how much more than in the data
+STUCK, LIVELY = 0.4, 0.8  # of the data's entropy, of greedy playing and of the usual one
+SILENT, LONGER = 0.5, 0.3  # share of the time, and by how much more than in the data
+LEARNED = 0.98  # of what counting reaches on held-out codes, under which a model is no young one any more
+AT_ONCE = 0.1  # of the length that was asked for
+NEVER = 2.0  # times the length of nearly all clips, after which something should have ended
+
+
+def examine(patient: Patient, demos: Demos) -> Examined:
+    parts = [_entropy(demos), _repetition(demos), _silence(demos), _ends(patient, demos), _greedy(patient, demos)]
+    return Examined(*(tuple(one for part in parts for one in getattr(part, name)) for name in _FIELDS))
+
+
+_FIELDS = ("findings", "fine", "missing")
+
+
+def _entropy(demos: Demos) -> Examined:
+    way, data = demos.usual, demos.of_data("entropy")
+    value = way.figure("entropy")
+    if value is None or not data:
+        return Examined(missing=(f"The entropy of what was played: {_without(demos, 'entropy')}.",))
+    ratio = value / data
+    said = f"Of {demos.step} ({way.label}) the codes have an entropy of {value:.2f} nats, held-out music {data:.2f}"
+    collapsed, poor = (COLLAPSED, POOR) if way.temperature >= COLD else (COLLAPSED * max(0.6, way.temperature), 0.0)
+    if way.temperature < WARM:
+        collapsed = COLLAPSED
+    if ratio >= max(collapsed, poor):
+        return Examined(fine=(f"No collapse: {said}.",))
+    confidence = (0.9 if way.temperature >= COLD else 0.7) if ratio < collapsed else 0.6
+    evidence = [Evidence(f"{said}.", _by_book(demos, way))]
+    if way.temperature < COLD:
+        evidence.append(Evidence(f"Nothing was played at more than temperature {way.temperature:g}."))
+    if (model := way.by_book("model_entropy")) is not None:
+        evidence.append(Evidence(f"The model itself was unsure by {sum(model) / len(model):.2f} nats where it drew."))
+    return Examined((Finding("entropy_collapse", confidence, tuple(evidence), way.label),))
+
+
+def _repetition(demos: Demos) -> Examined:
+    way, data = demos.usual, demos.of_data("repetition")
+    value = way.figure("repetition")
+    if value is None or data is None:
+        return Examined(missing=(f"Repetition in what was played: {_without(demos, 'repetition')}.",))
+    said = (
+        f"{100 * value:.0f} % of the n-grams of {demos.step} ({way.label}) return, in held-out music {100 * data:.1f} %"
+    )
+    if value < LOOPS or value < data + MORE:
+        return Examined(fine=(f"No loops: {said}.",))
+    confidence = 0.4 if way.temperature < WARM else min(0.9, 0.6 + 0.5 * (value - data - MORE))
+    evidence = (Evidence(f"{said}.", _ladder(demos, "repetition")),)
+    return Examined((Finding("repetition", round(confidence, 2), evidence, way.label),))
+
+
+def _silence(demos: Demos) -> Examined:
+    way, data = demos.usual, demos.of_data("silence") or 0.0
+    value, peak = way.figure("silence"), way.figure("peak")
+    if value is None:
+        return Examined(missing=("Silence in what was played: no demo has a figure for it.",))
+    said = f"{100 * value:.0f} % of the time of {demos.step} ({way.label}) is silent"
+    said += f", of held-out music {100 * data:.0f} %" if demos.of_data("silence") is not None else ""
+    if value < max(SILENT if data < SILENT / 2 else 0.0, data + LONGER):
+        return Examined(fine=(f"The demos sound: {said}.",))
+    confidence = min(0.95, 0.6 + 0.35 * (value - data))
+    loud = "" if peak is None else f"; the loudest sample is at {peak:.3g} of full scale"
+    return Examined((Finding("silent_samples", round(confidence, 2), (Evidence(f"{said}{loud}."),), way.label),))
+
+
+def _ends(patient: Patient, demos: Demos) -> Examined:
+    """Ends come at once, or never although all clips are much shorter than what was played."""
+    way, pack, config = demos.usual, patient.pack, patient.config
+    ended = [item for item in way.items if item.get("ended") is True]
+    lengths = [float(item["seconds"]) for item in way.items if isinstance(item.get("seconds"), int | float)]
+    asked = getattr(getattr(config, "demo", None), "seconds", None)
+    if not lengths or asked is None:
+        return Examined(missing=("Whether the demos end as they should: their lengths are not recorded.",))
+    short = [length for length in lengths if length < AT_ONCE * asked]
+    if ended and len(short) > len(way.items) / 2:
+        said = f"{len(short)} of {len(way.items)} demos ({way.label}) end within {max(short):.2g} s; {asked:g} s were asked for"
+        return Examined((Finding("wrong_ends", 0.85, (Evidence(f"{said}."),), way.label),))
+    if pack is None:
+        return Examined(fine=(f"{len(ended)} of {len(way.items)} demos ended by themselves, none at once.",))
+    clips = patient.pack.clips.frames if patient.pack is not None else ()
+    longest = pack.spec.seconds(int(sorted(clips)[int(0.95 * (len(clips) - 1))])) if 0 < len(clips) < 10**6 else None
+    if longest and not ended and min(lengths) > NEVER * longest and way.temperature >= WARM:
+        said = (
+            f"No demo of {min(lengths):.1f} s ({way.label}) ended, and 95 % of the clips are of {longest:.1f} s or less"
+        )
+        return Examined((Finding("wrong_ends", 0.6, (Evidence(f"{said}."),), way.label),))
+    return Examined(fine=(f"{len(ended)} of {len(way.items)} demos ended by themselves, none at once.",))
+
+
+def _greedy(patient: Patient, demos: Demos) -> Examined:
+    """The likeliest code at every place runs into a loop, while drawing plays music."""
+    what = "Greedy playing"
+    cold, warm = demos.ladder[0], demos.usual
+    if cold.temperature > 0 or warm.temperature < COLD:
+        return Examined(missing=(f"{what}: not played beside temperature 1.",))
+    data, loops = demos.of_data("entropy"), demos.of_data("repetition")
+    entropy, usual, repeats = cold.figure("entropy"), warm.figure("entropy"), cold.figure("repetition")
+    if not data or loops is None or entropy is None or usual is None or repeats is None:
+        return Examined(missing=(f"{what}: {_without(demos, 'entropy')}.",))
+    said = (
+        f"At temperature 0 {100 * repeats:.0f} % of the n-grams return and the entropy is {entropy:.2f} nats, at "
+        f"temperature {warm.temperature:g} it is {usual:.2f}, in held-out music {data:.2f}"
+    )
+    if entropy >= STUCK * data or repeats < max(LOOPS, loops + MORE):
+        return Examined(fine=(f"{what} is lively: {said}.",))
+    if usual < LIVELY * data:
+        return Examined()  # nothing of the ladder is: that is a collapse
+    learned = _learned(patient)
+    told = {
+        True: "The model is past what counting reaches on held-out codes, so it is not for being young.",
+        False: "The model is not past what counting reaches on held-out codes: the likeliest code is then the commonest.",
+        None: "Whether the model is past what counting reaches is not recorded.",
+    }[learned]
+    evidence = (Evidence(f"{said}.", _ladder(demos, "entropy")), Evidence(told))
+    confidence = {True: 0.6, False: 0.4, None: 0.5}[learned]
+    return Examined((Finding("greedy_fails", confidence, evidence, cold.label),))
+
+
+def _learned(patient: Patient) -> bool | None:
+    standing = standing_of(patient.record) if patient.record is not None else None
+    if standing is None or standing.valid is None or standing.mean.counted is None:
+        return None
+    return standing.valid < LEARNED * standing.mean.counted
+
+
+def _without(demos: Demos, name: str) -> str:
+    return "the data's own figure is not recorded" if demos.data is None else f"no figure for {name} is recorded"
+
+
+def _by_book(demos: Demos, way: Way) -> str | None:
+    ours, theirs = way.by_book("entropy"), (demos.data or {}).get("entropy_K")
+    if ours is None or not isinstance(theirs, list) or None in theirs:
+        return None
+    rows = [
+        Line("held out", range(1, len(theirs) + 1), theirs, charts.MUTED),
+        Line("played", range(1, len(ours) + 1), ours, charts.VERMILION),
+    ]
+    return charts.by_book("doctor-collapse", rows, y_label="nats a code", height=2.0)
+
+
+def _ladder(demos: Demos, name: str) -> str | None:
+    """The figure over the temperatures, the data's own as a level."""
+    points = [(way.temperature, value) for way in demos.ladder if (value := way.figure(name)) is not None]
+    data = demos.of_data(name)
+    if len(points) < 2:
+        return None
+    x, y = (list(column) for column in zip(*points, strict=True))
+    levels = [] if data is None else [Level("held out", data)]
+    what = {"entropy": "nats a code", "repetition": "share of the n-grams that return"}[name]
+    return charts.line_chart(
+        f"doctor-ladder-{name}", [Line("played", x, y, charts.VERMILION)], y_label=what, x_label="temperature",
+        levels=levels, height=2.0,
+    )  # fmt: skip
