@@ -42,6 +42,7 @@ COMMANDS = {
     "log": ("log", "Write the research log: a day's page, or a run's, from what the runs left."),
     "watch": ("watch", "Look at a run while it trains, in the terminal."),
     "track": ("track", "Send a run to TensorBoard, trackio or W&B."),
+    "doctor": ("doctor", "Say what is wrong with a run or a checkpoint, and what to try first."),
     "report": ("report", "Write a run's report: one HTML page that works offline."),
     "compare": ("compare", "Compare runs: seeds together, the same clips, intervals, a verdict a pair."),
     "rank": ("rank", "Rank checkpoints over runs, and say which cannot be told apart."),

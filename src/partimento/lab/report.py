@@ -19,6 +19,9 @@ import partimento
 from partimento import commit
 from partimento.errors import PartimentoError
 from partimento.lab import demofigures, facts, figures, gallery, page, soundfigures
+from partimento.lab.doctor.doctor import LOG, examine
+from partimento.lab.doctor.patient import Patient
+from partimento.lab.doctor.text import line_of
 from partimento.lab.explainloss.explain import with_picture
 from partimento.lab.explainloss.explained import Explained
 from partimento.lab.explainloss.explained import text as reading
@@ -74,6 +77,8 @@ def _context(run: Run) -> dict[str, Any]:
         "demos": demos,
         "audio_bytes": sum(card.bytes for step in demos for card in step.cards if card.audio),
         "alarms": soundfigures.alarms(events),
+        "diagnosis": examine(Patient.open(run.path), LOG),
+        "line_of": line_of,
         "explained": explained,
         "explained_picture": floors,
         "reading": reading,

@@ -11,14 +11,16 @@ from partimento.lab.doctor.finding import Evidence, Examined, Finding
 from partimento.lab.doctor.log import Log, Series
 from partimento.lab.doctor.patient import Patient
 from partimento.lab.doctor.robust import running
+from partimento.runs.events import Event
 
 FEWEST = 8  # readings of a part of the curve, under which it has no level
 LAST = 20  # the end of the curve is a median over this part of it, and of 3 readings or more
 # Above its lowest level by all of these, a curve has diverged: a quarter of what was learned (or half of the level,
 # where more than that was learned), 5 %, and as many deviations as ten thousand healthy curves do not reach.
 UNLEARNED, AT_LEAST, SIGMAS = 0.25, 0.05, 6.0
-# Of a single reading a spike is more: eight deviations of what is usual around it, a twentieth of its level, and three
-# times what any other part of the curve does. Losses of small batches have long tails, and would spike all the time.
+# Of a single reading a spike is more: eight deviations of what is usual around it, a twentieth of its level and of what
+# was learned, and three times what any other part of the curve does. Losses of small batches have long tails, and would
+# spike all the time.
 SPIKE, SPIKE_SHARE, ALONE = 8.0, 0.05, 3.0
 AROUND = 8  # readings on either side that say what is usual
 LATE = 0.3  # share of the readings after which a spike is a late one
@@ -73,6 +75,8 @@ def _divergence(patient: Patient, name: str, loss: Series) -> tuple[Finding | No
     if _gave_up(log):
         reasons = "; ".join(str(event.get("reason")) for event in log.rollbacks[-1:])
         told = f"The training gave up for good{f', after it had gone back ({reasons})' if reasons else ''}."
+        skips = [event for event in _skip_notes(log) if event["step"] >= 0.9 * log.step]
+        told += f" At step {skips[-1]['step']:,}, {skips[-1]['text']}." if skips else ""
         return _named(patient, name, loss, 0.9, told, None)
     return None, ()
 
@@ -137,11 +141,14 @@ def _spike(log: Log, name: str, loss: Series) -> Finding | None:
         if len(part) < 2 * AROUND:
             continue
         over, sigma = _over(part)
+        over[:AROUND] = 0.0  # where the curve falls fast, its first readings are above the median of what follows
         top = int(np.argmax(over))
-        near = np.abs(np.arange(len(part)) - top) <= 3
-        usual = float(np.quantile(over[~near], 0.995)) if (~near).any() else 0.0
+        others = np.abs(np.arange(len(part)) - top) > 3
+        usual = float(np.quantile(over[others], 0.995)) if others.any() else 0.0
         late = float(part.x[top]) > LATE * float(loss.x[-1]) and top < len(part) - 2 and top >= AROUND
-        alone = over[top] > max(SPIKE * sigma, SPIKE_SHARE * abs(float(np.median(part.y))), ALONE * usual)
+        level = float(np.median(part.y))
+        learned = float(np.median(loss.y[:3])) - level  # what is next to nothing may jump by factors
+        alone = over[top] > max(SPIKE * sigma, SPIKE_SHARE * max(abs(level), learned), ALONE * usual)
         if late and alone and (best is None or over[top] > best[0]):
             best = (float(over[top]), sigma, float(part.x[top]))
     if best is None:
@@ -203,15 +210,14 @@ def _ratio(value: float | None, limit: float | None) -> float:
     return value / limit if limit else 0.0
 
 
+def _skip_notes(log: Log) -> list[Event]:
+    notes = (event for event in log.events if event["kind"] == "note")
+    return [event for event in notes if re.match(r"\d+ steps were skipped", str(event.get("text")))]
+
+
 def _noted(log: Log) -> Finding | None:
     """In the log of an older version, where only a note tells of skips."""
-    notes = [
-        event
-        for event in log.events
-        if event["kind"] == "note"
-        and event["step"] > LATE * log.step
-        and re.match(r"\d+ steps were skipped", str(event.get("text")))
-    ]
+    notes = [event for event in _skip_notes(log) if event["step"] > LATE * log.step]
     if not notes:
         return None
     text = f"The guard skipped steps late in the run: at step {notes[0]['step']:,}, {notes[0]['text']}."

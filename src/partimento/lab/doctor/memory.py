@@ -25,8 +25,8 @@ EXCESS, EXCESS_SHARE = 0.25, 0.06
 FRESH = 2.0  # epochs up to which nothing is known by heart
 
 FROM_SCRATCH = (
-    "That is no failure by itself in a training from scratch: a model that grows surer pays more nats for a code that it "
-    "did not expect, long before what it plays gets worse. Listen to the demos of both steps."
+    "That is no failure by itself in a training from scratch: a model that grows surer pays more nats for a code that "
+    "it did not expect, long before what it plays gets worse. Listen to the demos of both steps."
 )
 
 
@@ -94,6 +94,9 @@ def _overfitting(patient: Patient, both: Curves) -> Examined:
     if patient.from_scratch:
         told.append(Evidence(FROM_SCRATCH))
     confidence = _confidence(epochs, rise / abs(float(held.y[best])), patient, now)
+    if (latest(patient.events, "baseline") or {}).get("train_clips") == 1:
+        told.append(Evidence("It trains on one clip, which can only be meant: to see that the model can learn at all."))
+        confidence = min(confidence, 0.4)
     return Examined((Finding("overfitting", confidence, tuple(told), f"after step {step:,.0f}"),))
 
 

@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-from statistics import fmean
-
 import numpy as np
 
 from partimento.lab.doctor import pictures
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
-from partimento.lab.doctor.log import Log, Series
+from partimento.lab.doctor.log import Log, Series, series
 from partimento.lab.doctor.patient import Patient
 from partimento.lab.doctor.robust import Slope, slope
-from partimento.lab.explainloss.floors import SLIGHT, Standing
+from partimento.lab.explainloss.floors import Standing
 from partimento.lab.explainloss.judged import LEVEL, standing_of
+from partimento.lab.verdict import latest
 
 # Half of the highest rate: under it a cosine is past its middle, and a loss that stands is what the schedule wants.
 HIGH_RATE = 0.5
-FEWEST = 10  # readings of the part that is looked at
+# Readings of the part that is looked at. Of fewer than ENOUGH, a fall can be hidden by noise: then the whole curve, from
+# its first reading to its last, must not have fallen either.
+FEWEST, ENOUGH = 6, 10
 SETTLED = 2 / 3  # the part: the last two thirds of what was trained at a high rate
 # At the low end of the slope's interval the loss may still fall over the part by this share of its level, and no more,
 # to be said to stand: without it, a noisy curve of few readings would be called flat because nobody can tell.
-STANDS, MAYBE = 0.02, 0.05
+# Of a quiet curve the interval may be clear of 0, and a fall of less than SURELY is none that is worth the steps.
+SURELY, STANDS, MAYBE = 0.01, 0.02, 0.05
 LEARNED = 0.05  # share of the first level, of sound, under which next to nothing was learned
 
 
 def examine(patient: Patient) -> Examined:
-    """Plateau: by the Theil-Sen slope of the training curve at a high rate. Noise data, by the floors of the log."""
+    """Plateau: by the Theil-Sen slope of the training curve at a high rate."""
     log = patient.log
     name, loss = log.loss
-    noise = _noise_data(patient)
     part = high_rate(log, loss)
-    if part is None or len(part) < FEWEST:
+    if part is None or len(part) < FEWEST or (len(part) < ENOUGH and _fell(loss) > STANDS):
         said = f"Plateau: {0 if part is None else len(part)} readings at a rate that has not decayed are too few."
-        return Examined(noise, missing=(said,))
+        return Examined(missing=(said,))
     found = slope(part.x, part.y)
     span = float(part.x[-1] - part.x[0])
     level = float(np.median(part.y))
@@ -40,17 +41,18 @@ def examine(patient: Patient) -> Examined:
     interval = f"{_signed(found.value)} for 1,000 steps (95 % interval {_signed(found.low)} to {_signed(found.high)})"
     measured = f"Over steps {part.x[0]:,.0f} to {part.x[-1]:,.0f}, whose rate has not decayed, the {name} changes by "
     if not _stands(found, hope):
-        return Examined(noise, (f"{measured}{interval}: it does not stand still.",))
-    done = _learned(patient, name, loss, level)
+        return Examined(fine=(f"{measured}{interval}: it does not stand still.",))
+    done = _learned(patient, name, loss, level) or _held_out(patient, name)
     text = f"{measured}{interval}; at best it falls by {100 * max(0.0, hope):.1f} % over all of them."
     if done is not None:
         confidence = 0.3
     else:
-        confidence, done = (0.8 if hope < STANDS else 0.4), _left(patient, name, level)
+        blind = name == "mel distance" and not len(_scores(patient, name))
+        confidence, done = (0.8 if hope < STANDS and not blind else 0.4), _left(patient, name, level)
     chart = pictures.curve("plateau", name, loss, levels=[("the part's median", level)])
     evidence = tuple(Evidence(one, picture) for one, picture in ((text, chart), (done, None)) if one)
     where = f"steps {part.x[0]:,.0f} to {part.x[-1]:,.0f}"
-    return Examined((*noise, Finding("plateau", confidence, evidence, where)))
+    return Examined((Finding("plateau", confidence, evidence, where),))
 
 
 def high_rate(log: Log, loss: Series) -> Series | None:
@@ -69,8 +71,14 @@ def high_rate(log: Log, loss: Series) -> Series | None:
     return max(parts, key=len, default=None)
 
 
+def _fell(loss: Series) -> float:
+    """Share of its first level by which the whole curve has fallen."""
+    begin, end = float(np.median(loss.y[:3])), float(np.median(loss.y[-3:]))
+    return (begin - end) / abs(begin) if begin else 0.0
+
+
 def _stands(found: Slope, hope: float) -> bool:
-    return found.flat and hope < MAYBE
+    return hope < SURELY or (found.flat and hope < MAYBE)
 
 
 def _signed(value: float) -> str:
@@ -85,8 +93,8 @@ def _standing(patient: Patient) -> Standing | None:
 def _learned(patient: Patient, name: str, loss: Series, level: float) -> str | None:
     """Why the level is one that a healthy run may stand at; None if it is not."""
     standing = _standing(patient)
-    if standing is not None and standing.mean.random is not None:
-        counted = standing.mean.counted if standing.mean.counted is not None else standing.mean.random
+    counted = None if standing is None else standing.mean.counted
+    if counted is not None:
         if level < counted - LEVEL:
             return f"It stands at {level:.3g}, under what counting reaches ({counted:.3g}): it has learned first."
         return None
@@ -94,6 +102,23 @@ def _learned(patient: Patient, name: str, loss: Series, level: float) -> str | N
     if begin - level > LEARNED * abs(begin):
         return f"It stands at {level:.3g}, after it fell from {begin:.3g}: it may have learned what it can."
     return None
+
+
+def _scores(patient: Patient, name: str) -> Series:
+    """Held-out, which is of the same items always: far less noise than what is drawn for training."""
+    return series(patient.log.valid(patient.log.weights), "mel7" if name == "mel distance" else "ce")
+
+
+def _held_out(patient: Patient, name: str) -> str | None:
+    """That the held-out figures say otherwise: drawn items differ by more than a restorer gains in a short run."""
+    held = _scores(patient, name)
+    if not len(held):
+        return None
+    before = (latest(patient.events, "baseline") or {}).get("input_mel7") if name == "mel distance" else None
+    first, best = float(before or held.y[0]), float(held.y.min())
+    if best > (1 - SURELY) * first:
+        return None
+    return f"Held-out items say otherwise: their {name} went from {first:.3g} to {best:.3g}."
 
 
 def _left(patient: Patient, name: str, level: float) -> str:
@@ -104,18 +129,3 @@ def _left(patient: Patient, name: str, level: float) -> str:
     floors = f"a guess costs {standing.mean.random:.3g}"
     floors += f" and counting {counted:.3g}" if counted is not None else ""
     return f"It stands at {level:.3g}, where {floors}: much is left to learn."
-
-
-def _noise_data(patient: Patient) -> tuple[Finding, ...]:
-    """By the floors that the run logged: guessing, counting and the model all cost the same."""
-    standing = _standing(patient)
-    if standing is None or not standing.noise:
-        return ()
-    floors = standing.mean
-    books = [one.entropy / one.random for one in standing.books if one.entropy and one.random]
-    text = f"A guess costs {floors.random:.3f} nats, counting {floors.counted:.3f}"
-    text += f", and the model {standing.valid:.3f} on held-out codes" if standing.valid is not None else ""
-    even = f" Training codes have {100 * fmean(books):.1f} % of the entropy of chance." if books else ""
-    text += f": within {100 * SLIGHT:.0f} % of one another, so no code says anything of another.{even}"
-    confidence = 0.85 if standing.valid is not None and books and fmean(books) > 0.98 else 0.55
-    return (Finding("noise_data", confidence, (Evidence(text),)),)

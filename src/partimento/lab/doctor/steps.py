@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from partimento.lab.doctor import pictures
@@ -13,12 +15,13 @@ from partimento.training.stages import settings_at
 OVER = 2.0  # times the clip; as the alarm of the training
 ALWAYS = 0.9  # share of the readings after the warm-up
 FEWEST = 5  # readings
-# AdamW does not see a constant factor, so a norm of some times the clip is only told. From thirty times on nothing but
-# the clip is left of the size of a gradient, and hard items count for no more than easy ones.
-TOLD, CLEAR, SURE = 2.0, 30.0, 100.0
-# A batch of a twentieth of the noise scale spends nearly all of a step on chance, and one of a hundredth all of it
-# (McCandlish et al. 2018, figure 1: the loss in steps doubles where the batch is the noise scale).
-SMALL, TINY = 30.0, 100.0
+# AdamW does not see a constant factor, so a norm of some times the clip is only a remark. From thirty times on nothing
+# but the clip is left of the size of a gradient, and hard items count for no more than easy ones.
+CLEAR, SURE = 30.0, 100.0
+# Where a step is a twelfth of the noise scale, nine tenths of a gradient are chance (McCandlish et al. 2018: the loss
+# in steps doubles where the batch is the noise scale). Many good trainings have no more, and only pay in steps; with
+# FEW items a step, single items rule clip, guard and moments as well. Measured: 40 to 90 items on the band's loops.
+SMALL, TINY, FEW = 12.0, 50.0, 4
 MIDDLE = (0.2, 0.8)  # of the run: at its end what is left of the gradient is small, and its noise scale large
 
 
@@ -56,7 +59,6 @@ def _clipped(patient: Patient) -> Examined:
 
 def _noise(patient: Patient) -> Examined:
     found = noise_scale(patient.log)
-    how = "from the norms of micro-batches and of steps"
     if found is None:
         return Examined(
             missing=(
@@ -66,45 +68,51 @@ def _noise(patient: Patient) -> Examined:
         )
     scale, batch, curve = found
     times = scale / batch
-    said = f"The gradient noise scale is {scale:,.0f} items {how}, and a step has {batch:,.0f}"
+    amount = f"{scale:,.0f} items" if math.isfinite(scale) else "too large to be told"
+    said = (
+        f"The gradient noise scale is {amount} (by the norms of micro-batches and of steps, in the middle of the run)"
+    )
+    said += f", and a step has {batch:,.0f}"
     if times < SMALL:
         return Examined(fine=(f"{said}: the batch is not small against it.",))
-    chart = pictures.curve("noise", "noise scale, items", curve, levels=[("batch", batch)], log_y=True)
-    text = f"{said}, {times:,.0f} times less (middle of the run)."
-    return Examined((Finding("batch_too_small", 0.75 if times >= TINY else 0.55, (Evidence(text, chart),)),))
+    chart = pictures.curve("noise", "noise scale, items", curve, levels=[("a step", batch)], log_y=True)
+    more = f", {times:,.0f} times less" if math.isfinite(times) else ""
+    confidence = 0.3 if batch > FEW else 0.75 if times >= TINY else 0.6
+    return Examined((Finding("batch_too_small", confidence, (Evidence(f"{said}{more}.", chart),)),))
 
 
 def noise_scale(log: Log) -> tuple[float, float, Series] | None:
     """(noise scale and batch in items, the scale of each reading) of the middle of the run; None where nothing was
     logged, or too little to divide by.
 
-    B_simple = tr(covariance) / |gradient|^2, both by the squared norms at two sizes of batch, whose means over many
-    steps are divided, not the ratios averaged (McCandlish et al., "An empirical model of large-batch training", 2018,
-    appendix A). Infinite where no gradient is left above the noise.
+    B_simple = tr(covariance) / |gradient|^2, both by the squared norms at two sizes of batch (McCandlish et al., "An
+    empirical model of large-batch training", 2018, appendix A). Of the readings the median ratio of the two squares is
+    taken: one step whose norm is ten times the usual one would decide a mean. Infinite where no gradient is left above
+    the noise.
     """
     config = log.config
     small, big = log.series("noise_small"), log.series("noise_big")
     if config is None or not len(small) or len(small) != len(big):
         return None
     sizes = [settings_at(config, int(step) - 1) for step in small.x]
-    world = _world(log)
-    b = np.array([one.batch / world for one in sizes])
-    B = np.array([float(one.batch * one.accumulate) for one in sizes])
-    kept = np.where(b < B)[0]
-    begin, end = MIDDLE[0] * log.step, MIDDLE[1] * log.step
-    middle = kept[(small.x[kept] > begin) & (small.x[kept] <= end)]
-    if len(middle) < FEWEST:
+    b_N = np.array([one.batch / _world(log) for one in sizes])
+    B_N = np.array([float(one.batch * one.accumulate) for one in sizes])
+    ratio_N = small.y / np.maximum(big.y, 1e-30)
+    middle_N = (b_N < B_N) & (small.x > MIDDLE[0] * log.step) & (small.x <= MIDDLE[1] * log.step)
+    if middle_N.sum() < FEWEST:
         return None
-    square_N = (B * big.y - b * small.y)[kept] / (B - b)[kept]
-    trace_N = (small.y - big.y)[kept] / (1 / b - 1 / B)[kept]
-    here = np.isin(kept, middle)
-    square, trace = float(square_N[here].mean()), float(trace_N[here].mean())
-    if trace <= 0:
-        return 0.0, float(B[middle[-1]]), Series(small.x[kept], np.maximum(trace_N, 0.0))
-    each = np.where(square_N > 0, trace_N / np.where(square_N > 0, square_N, 1.0), np.nan)
-    known = np.isfinite(each) & (each > 0)
-    scale = trace / square if square > 0 else float("inf")
-    return scale, float(B[middle[-1]]), Series(small.x[kept][known], each[known])
+    b, B = float(np.median(b_N[middle_N])), float(np.median(B_N[middle_N]))
+    middle_N &= (b_N == b) & (B_N == B)
+    each_N = np.array([_scale(ratio, b, B) for ratio in ratio_N[middle_N]])
+    known_N = np.isfinite(each_N) & (each_N > 0)
+    curve = Series(small.x[middle_N][known_N], each_N[known_N])
+    return _scale(float(np.median(ratio_N[middle_N])), b, B), B, curve
+
+
+def _scale(ratio: float, b: float, B: float) -> float:
+    """From |gradient of b items|^2 / |gradient of B items|^2, whose means are G + T / b and G + T / B."""
+    square, trace = (B - b * ratio) / (B - b), (ratio - 1) / (1 / b - 1 / B)
+    return max(0.0, trace) / square if square > 0 else math.inf
 
 
 def _world(log: Log) -> int:

@@ -5,11 +5,14 @@ Of a large pack a bounded number of frames is read, whole clips in keyed order; 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import chain
 
 from partimento.errors import PartimentoError
 from partimento.lab.doctor.finding import Examined
 from partimento.lab.doctor.patient import Patient
+from partimento.tokens.pack import Pack
 
 
 def examine(patient: Patient) -> Examined:
@@ -19,23 +22,33 @@ def examine(patient: Patient) -> Examined:
     from partimento.lab.doctor.data.seen import Seen
 
     seen = Seen(patient)
-    looks: dict[str, Callable[[Seen], Examined]] = {
+    logged: dict[str, Callable[[Seen], Examined]] = {
         "Whether the codes are noise": noise.examine,
+        "Whether the data are enough for the model": amount.examine,
+    }
+    packed: dict[str, Callable[[Seen, Pack], Examined]] = {
         "Silence in the data": silence.examine,
         "Whether the channels are copies": channels.examine,
         "Codes that training never shows": unseen.examine,
         "Whether held-out clips are copies of training clips": leak.examine,
-        "Whether the data are enough for the model": amount.examine,
         "Where the windows lie": crops.examine,
         "How many conditions were dropped": nulls.examine,
     }
+    looks: dict[str, Callable[[], Examined]] = {what: partial(look, seen) for what, look in logged.items()}
     found: list[Examined] = []
+    if seen.pack is None:
+        left = ", ".join(f"{what[0].lower()}{what[1:]}" for what in packed)
+        found.append(Examined(missing=(f"The data themselves, since {seen.why}. Left out are: {left}.",)))
+    else:
+        looks |= {what: partial(look, seen, seen.pack) for what, look in packed.items()}
     for what, look in looks.items():
         try:
-            found.append(look(seen))
+            found.append(look())
         except PartimentoError as err:
             found.append(Examined(missing=(f"{what}: {err.message} ({err.code}).",)))
-    return Examined(*(tuple(one for part in found for one in getattr(part, name)) for name in _FIELDS))
+    return together(found)
 
 
-_FIELDS = ("findings", "fine", "missing")
+def together(parts: Iterable[Examined]) -> Examined:
+    findings, fine, missing = zip(*((part.findings, part.fine, part.missing) for part in parts), strict=True)
+    return Examined(*(tuple(chain.from_iterable(rows)) for rows in (findings, fine, missing)))

@@ -39,15 +39,19 @@ def examine(seen: Seen) -> Examined:
     evidence = [said + _length(seen, frames) + "."]
     if epochs is not None:
         evidence.append(f"The training clips were gone through {epochs:,.1f} times.")
-    gap = _gap(patient)
-    if gap is not None:
-        evidence.append(f"Held-out codes cost {100 * gap:+.0f} % against those of the last training steps.")
+    costs = _costs(patient)
+    gap = None if costs is None else (costs[0] - costs[1]) / costs[1]
+    if costs is not None:
+        evidence.append(f"A held-out code costs {costs[0]:.2f} nats, one of the last training steps {costs[1]:.2f}.")
     confidence = 0.75 if ratio < TINY else 0.3
     if epochs is not None and epochs >= OFTEN and gap is not None and gap > GAP:
         confidence = 0.9 if ratio < TINY else 0.55
     elif epochs is not None and epochs >= SELDOM and gap is not None and gap <= GAP:
         confidence = min(confidence, 0.4)
         evidence.append("The held-out loss does not suffer from it.")
+    elif not patient.from_scratch:
+        confidence = min(confidence, 0.4)
+        evidence.append("The weights were trained before, so these data need not teach them everything.")
     if (meant := str((patient.run.record if patient.run else {}).get("hypothesis") or "")) and MEANT.search(meant):
         confidence = min(confidence, 0.4)
         evidence.append(f"The hypothesis says that it is meant: “{meant.strip()[:120]}”.")
@@ -88,11 +92,9 @@ def _parameters(patient: Patient) -> int | None:
     return sum(prod(shape) for shape in shapes.values()) or None
 
 
-def _gap(patient: Patient) -> float | None:
-    """How much more a held-out code costs than one of the last line of the log, as a share."""
+def _costs(patient: Patient) -> tuple[float, float] | None:
+    """Nats of a held-out code, and of one of the last line of the log."""
     if patient.record is None or latest(patient.events, "valid") is None:
         return None
     standing = standing_of(patient.record)
-    if standing.valid is None or not standing.train:
-        return None
-    return (standing.valid - standing.train) / standing.train
+    return (standing.valid, standing.train) if standing.valid is not None and standing.train else None

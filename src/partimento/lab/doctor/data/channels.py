@@ -7,22 +7,21 @@ from numpy.typing import NDArray
 
 from partimento.lab.doctor.data.seen import Seen, some
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
+from partimento.tokens.pack import Pack
 
 FRAMES = 60_000  # that are read
 EQUAL = 0.98  # of a clip's codes, from which on its channels are copies
 MANY, ALL = 0.3, 0.9  # share of the frames in such clips
 
 
-def examine(seen: Seen) -> Examined:
-    if seen.pack is None:
-        return Examined(missing=(f"Whether the channels are copies: {seen.why}.",))
-    spec = seen.pack.spec
+def examine(seen: Seen, pack: Pack) -> Examined:
+    spec = pack.spec
     if spec.layout == "mono":
         return Examined(fine=("The codes are of one channel, so none is a copy of another.",))
-    clips = some(seen.pack, seen.read.clips, FRAMES)
+    clips = some(pack, seen.read.clips, FRAMES)
     equal_C, frames_C = np.zeros(len(clips)), np.zeros(len(clips))
     for row, clip in enumerate(clips.tolist()):
-        codes_TK = seen.pack.read(clip)
+        codes_TK = pack.read(clip)
         frames_C[row] = len(codes_TK)
         if len(codes_TK):
             equal_C[row] = _equal(codes_TK, spec.layout, spec.books)
@@ -34,7 +33,7 @@ def examine(seen: Seen) -> Examined:
         return Examined(fine=(f"The two channels differ: {said} (the most alike in {100 * equal_C.max():.0f} %).",))
     confidence = 0.95 if share >= ALL else 0.65 if share >= MANY else 0.3
     evidence = (Evidence(f"{said}, {100 * share:.0f} % of the music (layout {spec.layout})."),)
-    where = str(seen.pack.clips.clip[int(clips[int(copies_C.argmax())])])
+    where = str(pack.clips.clip[int(clips[int(copies_C.argmax())])])
     return Examined((Finding("copied_channels", confidence, evidence, where),))
 
 

@@ -15,9 +15,10 @@ from partimento.lab.charts import Level
 from partimento.lab.doctor.data.seen import Seen
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
 from partimento.tokens.draw import Draw
+from partimento.tokens.pack import Pack
 
 WINDOWS = 4096
-FEW = 50  # windows of clips that are longer than a window
+FEW = 50  # windows of clips that are longer than a window by an eighth or more
 BINS = 20
 FIXED, MANY = 0.7, 0.4  # share of the windows that lie at one place beyond what the draw means to
 TOLD_APART = 0.003  # of the targets, by which windows at the beginning must differ from drawn ones
@@ -26,20 +27,19 @@ NEAR = 0.25  # of that difference, within which the log fits one of the two
 Places = NDArray[np.int64]
 
 
-def examine(seen: Seen) -> Examined:
+def examine(seen: Seen, pack: Pack) -> Examined:
     what = "Where the windows lie"
-    if seen.pack is None:
-        return Examined(missing=(f"{what}: {seen.why}.",))
     draw = seen.draw
     if draw is None:
         return Examined(missing=(f"{what}: the pattern of the model is not recorded.",))
     clip_B, start_B = draw.places(np.arange(WINDOWS))
     room_B = np.maximum(0, _steps(draw, clip_B) - (draw.window + 1))
-    roomy = room_B > 0
+    roomy = room_B > draw.window // 8
     if int(roomy.sum()) < FEW:
-        return Examined(fine=(f"{what}: nearly every clip fits into one window of {draw.window} steps, whole.",))
+        return Examined(fine=(f"{what}: clips are hardly longer than one window of {draw.window} steps.",))
     room_B, start_B = room_B[roomy], start_B[roomy]
-    found, fine = _placed(draw, room_B, start_B)
+    begin_share = seen.codes_config.data.begin_share if seen.codes_config is not None else 0.0
+    found, fine = _placed(draw, room_B, start_B, begin_share)
     logged, logged_fine, missing = _logged(seen, draw)
     if found is not None and logged is not None:
         both = Finding("fixed_crops", 0.95, (*found.evidence, *logged.evidence), found.where)
@@ -47,7 +47,7 @@ def examine(seen: Seen) -> Examined:
     return Examined(tuple(one for one in (found, logged) if one is not None), fine + logged_fine, missing)
 
 
-def _placed(draw: Draw, room_B: Places, start_B: Places) -> tuple[Finding | None, tuple[str, ...]]:
+def _placed(draw: Draw, room_B: Places, start_B: Places, begin_share: float) -> tuple[Finding | None, tuple[str, ...]]:
     """By the draw itself: the share of windows at the commonest start, beyond the overhang that folds back there."""
     starts, count = np.unique(start_B, return_counts=True)
     commonest, share = int(starts[count.argmax()]), float(count.max() / len(start_B))
@@ -59,7 +59,6 @@ def _placed(draw: Draw, room_B: Places, start_B: Places) -> tuple[Finding | None
         f"{100 * share:.0f} % of {len(start_B):,} drawn windows begin at step {commonest} of their clip "
         f"({100 * meant:.0f} % would by the rule of the draw alone), {100 * at_end:.0f} % end with it"
     )
-    begin_share = draw._places.begin_share
     if begin_share:
         said += f"; data.begin_share is {begin_share:g}"
     if excess < MANY:
@@ -74,7 +73,8 @@ def _placed(draw: Draw, room_B: Places, start_B: Places) -> tuple[Finding | None
         levels=[Level("even", 100 / BINS)],
         height=2.0,
     )
-    confidence = 0.95 if excess >= FIXED else 0.55
+    # A share that was asked for is a choice, as long as it leaves enough of the rest.
+    confidence = 0.95 if excess >= FIXED else 0.55 if excess - begin_share >= MANY / 2 else 0.4
     return Finding("fixed_crops", confidence, (Evidence(f"{said}.", chart),), f"step {commonest} of every clip"), ()
 
 
@@ -115,7 +115,8 @@ def lines(seen: Seen, key: str = "tokens") -> list[tuple[int, int, float]]:
         return []
     items = config.optim.batch * config.optim.accumulate
     until = config.train.stages[0].start if config.train.stages else config.train.steps
-    found, before = [], 0
+    found: list[tuple[int, int, float]] = []
+    before = 0
     for event in log.train:
         step, value = int(event["step"]), event.get(key)
         if step > until or (found and step * items > WINDOWS):

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from partimento import keyed
-from partimento.lab.doctor.data.seen import Clips, Seen
+from partimento.lab.doctor.data.seen import Clips, Seen, neighbours
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
 from partimento.lab.memorised import held
 from partimento.lab.memorised.frames import surprise
@@ -27,25 +27,24 @@ from partimento.tokens.pack import Pack
 
 WINDOW_SECONDS = 5.0
 WINDOWS = 48  # of each kind that are searched
+FRAMES = 1_000_000  # of the training clips that they are searched in
 SAME = held.LEAK_SHARE
+LEAST = 0.03  # of the held-out windows, under which it is a remark
 FEW = 8  # windows of training clips, under which they say nothing of how alike the music is
 CELLS = 20_000_000  # clips, under which the columns of the table are compared
 
 
 @dataclass(frozen=True)
 class Alike:
-    """Of each window: its clip, the training clip that is most like it, and the share of frames that they share."""
+    """Of each window: its clip, the training clip that is most like it (-1: none), and the share of equal frames."""
 
     windows: list[int]
-    clips: list[int | None]
+    clips: list[int]
     share: NDArray[np.float64]
 
 
-def examine(seen: Seen) -> Examined:
+def examine(seen: Seen, pack: Pack) -> Examined:
     what = "Whether held-out clips are copies of training clips"
-    pack = seen.pack
-    if pack is None:
-        return Examined(missing=(f"{what}: {seen.why}.",))
     train, valid = seen.splits
     if not len(train) or not len(valid):
         return Examined(missing=(f"{what}: a split has no clips.",))
@@ -53,36 +52,44 @@ def examine(seen: Seen) -> Examined:
     both = [one for one in named if one is not None]
     if both:
         return Examined((Finding("leaking_split", 0.95, tuple(map(Evidence, both))),))
-    searched, length = seen.read.train, max(1, round(WINDOW_SECONDS * float(pack.spec.frame_rate)))
+    searched = neighbours(pack, train, FRAMES)
+    length = max(1, round(WINDOW_SECONDS * float(pack.spec.frame_rate)))
     found = _alike(pack, seen.read.valid, searched, length)
     if not found.windows:
         return Examined(missing=(f"{what}: the held-out clips hold no frame.",))
-    read = "all" if len(searched) == len(train) else f"{len(searched):,} of {len(train):,}"
+    whole = len(searched) == len(train)
+    read = "all" if whole else f"{len(searched):,} of {len(train):,}"
     said = f"{len(found.windows)} held-out windows were searched in {read} training clips"
+    left = () if whole else (f"{what}: of {len(train) - len(searched):,} training clips (partimento pack stats).",)
     if found.share.max(initial=0.0) < SAME:
         most = f"the most alike shares {100 * found.share.max(initial=0.0):.0f} % of its frames with one"
-        return Examined(fine=(f"No source, file or passage is on both sides of the split: {said}; {most}.",))
+        return Examined((), (f"No source, file or passage is on both sides of the split: {said}; {most}.",), left)
     usual = _usual(pack, searched, length)
     if usual is None:
-        missing = f"{what}: {int((found.share >= SAME).sum())} of {said}, and are alike; there are too few training"
-        return Examined(missing=(f"{missing} clips to tell whether all of them are.",))
+        alike = f"{int((found.share >= SAME).sum())} of them are alike, and there are too few training clips"
+        return Examined(missing=(f"{what}: {said}; {alike} to tell whether all are.",))
     limit = max(SAME, usual + (1 - usual) / 2)
     leaks = np.flatnonzero(found.share >= limit)
     alike = f"training clips of different sources share {100 * usual:.0f} % of their frames in the middle"
     if not len(leaks):
-        return Examined(fine=(f"No held-out clip stands out as a copy: {said}; {alike}.",))
+        return Examined((), (f"No held-out clip stands out as a copy: {said}; {alike}.",), left)
+    return Examined((_leaking(pack, found, leaks, said, alike),), (), left)
+
+
+def _leaking(pack: Pack, found: Alike, leaks: NDArray[np.int64], said: str, alike: str) -> Finding:
+    clips = pack.clips.clip
+    ranked = leaks[np.argsort(-found.share[leaks], kind="stable")].tolist()
     names = [
-        f"{pack.clips.clip[found.windows[row]]} and {pack.clips.clip[found.clips[row]]} "
-        f"({100 * found.share[row]:.0f} % of the frames)"
-        for row in leaks[np.argsort(-found.share[leaks], kind="stable")].tolist()
+        f"{clips[found.windows[row]]} and {clips[found.clips[row]]} ({100 * found.share[row]:.0f} % of the frames)"
+        for row in ranked[:3]
     ]
-    part = len(leaks) / len(found.windows)
     evidence = (
-        Evidence(f"{said}; {len(leaks)} of them are near-copies: {'; '.join(names[:3])}."),
+        Evidence(f"{said}; {len(leaks)} of them are near-copies: {'; '.join(names)}."),
         Evidence(f"That is not how alike the music is: {alike}."),
     )
-    confidence = 0.45 if part < 0.03 else min(0.95, 0.7 + part)
-    return Examined((Finding("leaking_split", round(confidence, 2), evidence, names[0].split(" and ")[0]),))
+    part = len(leaks) / len(found.windows)
+    confidence = 0.45 if part < LEAST else min(0.95, 0.7 + part)
+    return Finding("leaking_split", round(confidence, 2), evidence, str(clips[found.windows[ranked[0]]]))
 
 
 def _common(pack: Pack, column: str) -> str | None:
@@ -90,7 +97,7 @@ def _common(pack: Pack, column: str) -> str | None:
     values: Column = getattr(pack.clips, column)
     sides = pack.clips.split_codes
     flat = values.arrow.combine_chunks() if values.arrow.num_chunks != 1 else values.arrow.chunk(0)
-    ours, theirs = (pc.unique(flat.filter(pa.array(sides == side))).drop_null() for side in (0, 1))
+    ours, theirs = (pc.unique(flat.filter(pa.array(sides == side))).drop_null().cast(pa.string()) for side in (0, 1))
     both = theirs.filter(pc.is_in(theirs, value_set=ours)).to_pylist()
     both = [one for one in both if one]
     if not both:
@@ -113,7 +120,7 @@ def _alike(pack: Pack, of: Clips, among: Clips, wanted: int) -> Alike:
     codes = [np.array(pack.read(clip, at, at + frames)) for clip, at in zip(windows, firsts, strict=True)]
     found = search(pack, among, Queries(codes, surprise(pack, among))).near
     share = [0.0 if one is None else one.aligned.matches / frames for one in found]
-    return Alike(windows, [None if one is None else one.clip for one in found], np.asarray(share))
+    return Alike(windows, [-1 if one is None else one.clip for one in found], np.asarray(share))
 
 
 def _usual(pack: Pack, train: Clips, wanted: int) -> float | None:

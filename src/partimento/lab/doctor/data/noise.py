@@ -123,5 +123,7 @@ def _floors(standing: Standing) -> list[Evidence]:
         )
         if np.isfinite([math.nan if v is None else v for v in values]).any()
     ]
-    chart = charts.by_book("doctor-noise", rows, y_label="nats a code, held out") if standing.noise else None
+    chart = (
+        charts.by_book("doctor-noise", rows, y_label="nats a code, held out", height=2.0) if standing.noise else None
+    )
     return [Evidence(f"{said[0].upper()}{said[1:]}.", chart)]

@@ -8,13 +8,14 @@ import numpy as np
 
 from partimento.lab.doctor.data.seen import Seen
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
+from partimento.tokens.pack import Pack
 
 ITEMS = 1024
 SIGMAS, LEAST = 5.0, 0.02
 FAR = 0.1
 
 
-def examine(seen: Seen) -> Examined:
+def examine(seen: Seen, pack: Pack) -> Examined:
     what = "How many conditions were dropped"
     config = seen.codes_config
     if config is None:

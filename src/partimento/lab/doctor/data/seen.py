@@ -18,11 +18,13 @@ from partimento.tokens.draw import Draw
 from partimento.tokens.noise import ClipNoise
 from partimento.tokens.pack import SPLITS, Pack
 from partimento.tokens.patterns import Pattern
+from partimento.tokens.select import Selection
 from partimento.tokens.spec import Specials
 
 TRAIN_FRAMES, VALID_FRAMES = 300_000, 100_000
 """Frames that are read at most (one clip more): at 86 frames a second about an hour, and twenty minutes."""
 MOST_CLIPS = 20_000
+RUNS = 4  # of neighbouring clips
 
 Clips = NDArray[np.int64]
 
@@ -60,10 +62,7 @@ class Seen:
     def splits(self) -> tuple[Clips, Clips]:
         """All clips of the training and of the held-out split that this run chose; a split may be empty."""
         assert self.pack is not None
-        from partimento.training.tasks.codes import selection_of
-
-        config = self.codes_config
-        selection = None if config is None else selection_of(config)
+        selection = _selection(self.codes_config)
         sides = self.pack.clips.split_codes
         chosen = np.arange(len(sides)) if selection is None else selection.choose(self.pack).clips
         train, valid = (chosen[sides[chosen] == SPLITS.index(name)].astype(np.int64) for name in ("train", "valid"))
@@ -107,8 +106,6 @@ class Seen:
         shape = self._shape(pack, config)
         if shape is None:
             return None
-        from partimento.training.tasks.codes import selection_of
-
         data = config.data
         return Draw(
             pack,
@@ -121,7 +118,7 @@ class Seen:
             tag_dropout=data.tag_dropout,
             tag_shuffle=data.tag_shuffle,
             tag_limit=data.tag_limit,
-            selection=selection_of(config),
+            selection=_selection(config),
             words=data.text if isinstance(data, DiaData) else None,
             caption_dropout=data.caption_dropout if isinstance(data, DiaData) else 0.0,
         )
@@ -143,6 +140,15 @@ class Seen:
         return pattern, Specials.after(spec.cardinality)
 
 
+def _selection(config: CodesConfig | None) -> Selection | None:
+    """The clips that the run chose; its task is asked only where it chose any, since to import it takes seconds."""
+    if config is None or not (config.data.with_tags or config.data.without_tags or config.data.licence is not None):
+        return None
+    from partimento.training.tasks.codes import selection_of
+
+    return selection_of(config)
+
+
 def some(pack: Pack, clips: Clips, frames: int) -> Clips:
     """Clips in keyed order up to so many frames (one clip at least), ascending."""
     if not len(clips):
@@ -150,3 +156,15 @@ def some(pack: Pack, clips: Clips, frames: int) -> Clips:
     order = keyed.permute_many(np.arange(min(len(clips), MOST_CLIPS)), len(clips), "doctor")
     ends = np.cumsum(np.asarray(pack.clips.frames[clips[order]], dtype=np.int64))
     return np.sort(clips[order[: max(1, int(np.searchsorted(ends, frames, side="right")))]])
+
+
+def neighbours(pack: Pack, clips: Clips, frames: int) -> Clips:
+    """About so many frames in a few runs of neighbouring clips: what is searched is read block by block, and clips that
+    are strewn over a pack would have all of it read."""
+    ends = np.cumsum(np.asarray(pack.clips.frames[clips], dtype=np.int64))
+    if not len(clips) or ends[-1] <= frames:
+        return clips
+    run_C = (ends - 1) // max(1, frames // RUNS)
+    count = int(run_C[-1]) + 1
+    chosen = keyed.permute_many(np.arange(min(RUNS, count)), count, "doctor runs")
+    return clips[np.isin(run_C, chosen)]

@@ -5,19 +5,18 @@ from __future__ import annotations
 from partimento.lab.doctor.data.seen import Seen
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
 from partimento.tokens import silence
+from partimento.tokens.pack import Pack
 
 FEW, MUCH = 0.2, 0.4  # of all frames, from which on it is a fault, and a grave one
 SLIGHT = 0.05
 ONE_FRAME = 0.5  # of what stands still: below that it is rather held sounds, which differ from one another
 
 
-def examine(seen: Seen) -> Examined:
-    if seen.pack is None:
-        return Examined(missing=(f"Silence in the data: {seen.why}.",))
+def examine(seen: Seen, pack: Pack) -> Examined:
     read = seen.read
     if not read.frames_C.sum():
         return Examined(missing=("Silence in the data: its clips hold no frame.",))
-    found = silence.summary(seen.pack, read.clips, read.runs)
+    found = silence.summary(pack, read.clips, read.runs)
     said = f"{100 * found.share:.1f} % of the frames of {seen.how_much} stand still for {found.least_seconds:.2g} s"
     if found.share < SLIGHT:
         return Examined(fine=(f"Silence: {said} or longer.",))

@@ -14,20 +14,19 @@ from partimento.lab.charts import Line
 from partimento.lab.doctor.data.seen import Clips, Seen
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
 from partimento.tokens import counting
+from partimento.tokens.pack import Pack
 
 LEAST = 0.02  # of the held-out codes of a book
 TIMES = 2.0  # what halves of the training clips show of one another
 
 
-def examine(seen: Seen) -> Examined:
+def examine(seen: Seen, pack: Pack) -> Examined:
     what = "Codes that training never shows"
-    if seen.pack is None:
-        return Examined(missing=(f"{what}: {seen.why}.",))
     train_KV, valid_KV = seen.read.count_SKV
     if not train_KV[0].any() or not valid_KV[0].any():
         return Examined(missing=(f"{what}: a split has no clips.",))
     unseen_K = _unseen(train_KV, valid_KV)
-    usual_K = _halves(seen, seen.read.train)
+    usual_K = _halves(pack, seen.read.train)
     worst = int(np.argmax(unseen_K - TIMES * usual_K))
     said = f"{100 * unseen_K.mean():.2g} % of the held-out codes never occur in the training clips"
     partly = "" if len(seen.read.train) == len(seen.splits[0]) else f", of {seen.how_much}"
@@ -44,12 +43,10 @@ def examine(seen: Seen) -> Examined:
                     Line("training halves", books, (100 * usual_K).tolist(), charts.MUTED),
                 ],
                 y_label="% of the codes, unseen in training",
+                height=2.0,
             ),
         ),
-        Evidence(
-            f"One half of the training clips has {100 * usual_K.mean():.2g} % that the other never shows: "
-            "that much is the variety of the music, and too little of it."
-        ),
+        Evidence(f"Halves of the training clips have {100 * usual_K.mean():.2g} % of such codes against one another."),
     ]
     excess = float(unseen_K[worst] - TIMES * usual_K[worst])
     confidence = 0.3 if excess < LEAST else min(0.9, 0.55 + excess)
@@ -63,10 +60,8 @@ def _unseen(shown_KV: list[NDArray[np.int64]], held_KV: list[NDArray[np.int64]])
     )
 
 
-def _halves(seen: Seen, train: Clips) -> NDArray[np.float64]:
+def _halves(pack: Pack, train: Clips) -> NDArray[np.float64]:
     """[K]: the same of each half of the training clips against the other, the mean of both."""
-    pack = seen.pack
-    assert pack is not None
     counts = []
     for spans in counting.halves(pack, train):
         parts = [pack.read(*span) for span in spans]

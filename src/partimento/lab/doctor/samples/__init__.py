@@ -11,6 +11,7 @@ from partimento.lab.doctor.patient import Patient
 
 def examine(patient: Patient) -> Examined:
     """Collapse, repetition, silence, ends, the ladder of temperatures, guidance, copies of training clips."""
+    from partimento.lab.doctor.data import together
     from partimento.lab.doctor.samples import copies, guidance, lively
     from partimento.lab.doctor.samples.played import newest
 
@@ -31,7 +32,4 @@ def examine(patient: Patient) -> Examined:
             found.append(look())
         except PartimentoError as err:
             found.append(Examined(missing=(f"{what}: {err.message} ({err.code}).",)))
-    return Examined(*(tuple(one for part in found for one in getattr(part, name)) for name in _FIELDS))
-
-
-_FIELDS = ("findings", "fine", "missing")
+    return together(found)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partimento.audio import files
-from partimento.lab.doctor.data.seen import Seen, some
+from partimento.lab.doctor.data.seen import Seen, neighbours
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
 from partimento.lab.doctor.patient import Patient
 from partimento.lab.doctor.samples.played import Demos, Item
@@ -27,7 +27,8 @@ from partimento.lab.memorised.search import Found, search
 from partimento.tokens.pack import Pack
 
 ITEMS, SECONDS = 4, 6.0  # that are heard
-FRAMES = 600_000  # of the training clips that are searched
+FRAMES = 1_000_000  # of the training clips that are searched
+SMALLEST = 1e-6  # p-value that is told: the law that it comes from is an extrapolation
 BY_FAR = 3.0
 """Times the longest passage of any held-out window, where there are too few of them for a p-value."""
 
@@ -54,14 +55,14 @@ def examine(patient: Patient, demos: Demos) -> Examined:
     train = seen.splits[0]
     name = patient.raw.get("data", {}).get("codec")
     if not _at_hand(name or pack.spec.codec):
-        return Examined(missing=(f"{what}: the codec {pack.spec.codec} is too large to be opened here (partimento "
-                                 "memorised RUN).",))  # fmt: skip
+        why = f"the codec {pack.spec.codec} takes too long to open"
+        return Examined(missing=(f"{what}: {why} (partimento memorised RUN).",))
     items = _chosen(demos)
     if not items or not len(train):
         return Examined(missing=(f"{what}: no demo has a file, or the pack has no training clips.",))
     ears = Ears(pack.spec, name)
     codes = [_heard(ears, demos.folder / Path(item["file"]).name) for item in items]
-    searched = some(pack, train, FRAMES)
+    searched = neighbours(pack, train, FRAMES)
     null = held.hold_out(pack, min(map(len, codes)), None)
     found = search(pack, searched, Queries([*codes, *null.codes], surprise(pack, searched)))
     rows = _judged(pack, found, [Path(item["file"]).name for item in items], null.frames, codes)
@@ -69,23 +70,21 @@ def examine(patient: Patient, demos: Demos) -> Examined:
     copied = [row for row in copied if row.p is not None or row.far]
     longest = max(rows, key=lambda row: row.seconds)
     read = f"{len(items)} of {demos.step} in {len(searched):,} of {len(train):,} training clips"
+    rest = len(train) - len(searched)
+    left = (f"{what}: of {rest:,} training clips (partimento memorised RUN).",) if rest else ()
     if not copied:
         said = f"{read}; the longest common passage is {longest.seconds:.2f} s, as in held-out music"
-        return Examined(fine=(f"The demos are no copies: searched {said}.",))
+        return Examined((), (f"The demos are no copies: searched {said}.",), left)
     worst = max(copied, key=lambda row: row.seconds)
     sure = worst.p is not None and worst.p < LEVEL / 5
     long = worst.seconds >= 2.0
     evidence = [Evidence(f"Searched {read}: {len(copied)} hold a passage that held-out music has not.")]
     for row in sorted(copied, key=lambda row: -row.seconds)[:3]:
-        by_chance = "" if row.p is None else f", p = {row.p:.1g}"
-        evidence.append(
-            Evidence(
-                f"{row.name}: {row.seconds:.2f} s from {row.second:.1f} s on are {row.clip} from {row.clip_second:.1f} s on"
-                f"{by_chance}."
-            )
-        )
+        by_chance = "" if row.p is None else f" (p {'= ' if row.p >= SMALLEST else '< '}{max(row.p, SMALLEST):.1g})"
+        place = f"{row.clip} from {row.clip_second:.1f} s on{by_chance}"
+        evidence.append(Evidence(f"{row.name}: {row.seconds:.2f} s from {row.second:.1f} s on are {place}."))
     confidence = 0.9 if sure and long else 0.7 if sure or long else 0.55
-    return Examined((Finding("memorised", confidence, tuple(evidence), worst.name),))
+    return Examined((Finding("memorised", confidence, tuple(evidence), worst.name),), (), left)
 
 
 def _at_hand(name: str) -> bool:

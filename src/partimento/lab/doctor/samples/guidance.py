@@ -24,15 +24,15 @@ def examine(patient: Patient, demos: Demos) -> Examined:
         return Examined(missing=("What guidance does: whether the null condition was trained is not recorded.",))
     if share == 0 and not trained:
         said = f"{demos.step[0].upper()}{demos.step[1:]} were played with guidance {strengths}; no item of the training"
-        evidence = (Evidence(f"{said} had the null condition (null share 0)."),)
-        return Examined((Finding("guidance_without_null", 0.9, evidence, demos.folder.name),))
+        untrained = Evidence(f"{said} had the null condition (null share 0).")
+        return Examined((Finding("guidance_without_null", 0.9, (untrained,), demos.folder.name),))
     couples = list(_couples(demos))
     if not couples or demos.data is None:
         return Examined(missing=("What guidance does: not played beside guidance 1, or without figures of the data.",))
     judged = [(plain, way, changes) for plain, way in couples if (changes := _changes(demos, plain, way))]
     worse = [row for row in judged if _all_worse(row[2])]
     if not judged or len(worse) <= len(judged) / 2:
-        said = f"guidance {strengths} is not worse than guidance 1 by all figures ({len(judged)} comparisons)"
+        said = f"guidance {strengths} is not worse than guidance 1 by all figures ({len(judged)} compared)"
         return Examined(fine=(f"{said[0].upper()}{said[1:]}; the null share is {share:.2g}.",))
     grave = min(max(row[2].values()) for row in worse)
     evidence = tuple(Evidence(_told(demos, plain, way)) for plain, way, _ in worse[:3])
@@ -75,8 +75,8 @@ def _changes(demos: Demos, plain: Way, way: Way) -> dict[str, float]:
 
 
 def _all_worse(changes: dict[str, float]) -> bool:
-    """The entropy and the use of codes are, and nothing is better. (What becomes random does not repeat itself more, and
-    silence is often none in both.)"""
+    """The entropy and the use of codes are, and nothing is better. (What becomes random does not repeat itself more,
+    and silence is often none in both.)"""
     if any(changes.get(name, 0.0) < WORSE for name in ("entropy", "coverage")):
         return False
     return all(change > -SLIGHTLY for change in changes.values())
@@ -87,4 +87,5 @@ def _told(demos: Demos, plain: Way, way: Way) -> str:
         f"{name} {plain.figure(name):.2f} and {way.figure(name):.2f} (data {demos.of_data(name):.2f})"
         for name in _changes(demos, plain, way)
     ]
-    return f"At temperature {way.temperature:g} ({way.weights} weights), guidance 1 and {way.guidance:g}: {', '.join(said)}."
+    which = f"temperature {way.temperature:g} ({way.weights} weights), guidance 1 and {way.guidance:g}"
+    return f"At {which}: {', '.join(said)}."

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from partimento.lab import charts
 from partimento.lab.charts import Level, Line
+from partimento.lab.doctor.data import together
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
 from partimento.lab.doctor.patient import Patient
 from partimento.lab.doctor.samples.played import Demos, Way
@@ -22,10 +25,7 @@ NEVER = 2.0  # times the length of nearly all clips, after which something shoul
 
 def examine(patient: Patient, demos: Demos) -> Examined:
     parts = [_entropy(demos), _repetition(demos), _silence(demos), _ends(patient, demos), _greedy(patient, demos)]
-    return Examined(*(tuple(one for part in parts for one in getattr(part, name)) for name in _FIELDS))
-
-
-_FIELDS = ("findings", "fine", "missing")
+    return together(parts)
 
 
 def _entropy(demos: Demos) -> Examined:
@@ -33,14 +33,17 @@ def _entropy(demos: Demos) -> Examined:
     value = way.figure("entropy")
     if value is None or not data:
         return Examined(missing=(f"The entropy of what was played: {_without(demos, 'entropy')}.",))
-    ratio = value / data
+    ratio, loops, usual = value / data, way.figure("repetition"), demos.of_data("repetition")
     said = f"Of {demos.step} ({way.label}) the codes have an entropy of {value:.2f} nats, held-out music {data:.2f}"
-    collapsed, poor = (COLLAPSED, POOR) if way.temperature >= COLD else (COLLAPSED * max(0.6, way.temperature), 0.0)
-    if way.temperature < WARM:
-        collapsed = COLLAPSED
-    if ratio >= max(collapsed, poor):
+    if way.temperature >= COLD:
+        confidence = 0.9 if ratio < COLLAPSED else 0.6 if ratio < POOR else 0.0
+    elif way.temperature >= WARM:
+        confidence = 0.7 if ratio < COLLAPSED * way.temperature else 0.0
+    else:  # nothing but the likeliest codes was heard
+        looping = loops is not None and usual is not None and loops >= max(LOOPS, usual + MORE)
+        confidence = 0.7 if ratio < COLLAPSED else 0.55 if looping else 0.0
+    if not confidence:
         return Examined(fine=(f"No collapse: {said}.",))
-    confidence = (0.9 if way.temperature >= COLD else 0.7) if ratio < collapsed else 0.6
     evidence = [Evidence(f"{said}.", _by_book(demos, way))]
     if way.temperature < COLD:
         evidence.append(Evidence(f"Nothing was played at more than temperature {way.temperature:g}."))
@@ -88,16 +91,11 @@ def _ends(patient: Patient, demos: Demos) -> Examined:
         return Examined(missing=("Whether the demos end as they should: their lengths are not recorded.",))
     short = [length for length in lengths if length < AT_ONCE * asked]
     if ended and len(short) > len(way.items) / 2:
-        said = f"{len(short)} of {len(way.items)} demos ({way.label}) end within {max(short):.2g} s; {asked:g} s were asked for"
+        said = f"{len(short)} of {len(way.items)} demos ({way.label}) end within {max(short):.2g} s of {asked:g} s"
         return Examined((Finding("wrong_ends", 0.85, (Evidence(f"{said}."),), way.label),))
-    if pack is None:
-        return Examined(fine=(f"{len(ended)} of {len(way.items)} demos ended by themselves, none at once.",))
-    clips = patient.pack.clips.frames if patient.pack is not None else ()
-    longest = pack.spec.seconds(int(sorted(clips)[int(0.95 * (len(clips) - 1))])) if 0 < len(clips) < 10**6 else None
+    longest = None if pack is None else pack.spec.seconds(int(np.quantile(pack.clips.frames, 0.95)))
     if longest and not ended and min(lengths) > NEVER * longest and way.temperature >= WARM:
-        said = (
-            f"No demo of {min(lengths):.1f} s ({way.label}) ended, and 95 % of the clips are of {longest:.1f} s or less"
-        )
+        said = f"No demo of {min(lengths):.1f} s ({way.label}) ended; 95 % of the clips have {longest:.1f} s or less"
         return Examined((Finding("wrong_ends", 0.6, (Evidence(f"{said}."),), way.label),))
     return Examined(fine=(f"{len(ended)} of {len(way.items)} demos ended by themselves, none at once.",))
 
@@ -116,18 +114,19 @@ def _greedy(patient: Patient, demos: Demos) -> Examined:
         f"At temperature 0 {100 * repeats:.0f} % of the n-grams return and the entropy is {entropy:.2f} nats, at "
         f"temperature {warm.temperature:g} it is {usual:.2f}, in held-out music {data:.2f}"
     )
-    if entropy >= STUCK * data or repeats < max(LOOPS, loops + MORE):
+    if repeats < max(LOOPS, loops + MORE):
         return Examined(fine=(f"{what} is lively: {said}.",))
-    if usual < LIVELY * data:
-        return Examined()  # nothing of the ladder is: that is a collapse
+    if usual < LIVELY * data or (warm.figure("repetition") or 0.0) >= max(LOOPS, loops + MORE):
+        return Examined()  # no better at the other end of the ladder: that is a collapse, or loops
     learned = _learned(patient)
     told = {
-        True: "The model is past what counting reaches on held-out codes, so it is not for being young.",
-        False: "The model is not past what counting reaches on held-out codes: the likeliest code is then the commonest.",
+        True: "It is past what counting reaches on held-out codes, so it is not for being young.",
+        False: "It is not past what counting reaches on held-out codes, and then the likeliest code is the commonest.",
         None: "Whether the model is past what counting reaches is not recorded.",
     }[learned]
     evidence = (Evidence(f"{said}.", _ladder(demos, "entropy")), Evidence(told))
-    confidence = {True: 0.6, False: 0.4, None: 0.5}[learned]
+    # A loop of many codes may be what the music is, without its chances.
+    confidence = 0.35 if entropy >= STUCK * data else {True: 0.6, False: 0.4, None: 0.5}[learned]
     return Examined((Finding("greedy_fails", confidence, evidence, cold.label),))
 
 

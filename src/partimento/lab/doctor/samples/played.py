@@ -54,8 +54,8 @@ class Demos:
 
     @property
     def ladder(self) -> list[Way]:
-        """One way for each temperature, from the coldest: the averaged weights (the raw ones, where there are none), the
-        least guidance."""
+        """One way for each temperature, from the coldest: the averaged weights (where there are any), the guidance next
+        to none."""
         weights = "ema" if any(way.weights == "ema" for way in self.ways) else "raw"
         found: dict[float, Way] = {}
         for way in self.ways:
@@ -72,8 +72,7 @@ class Demos:
         return next((way for way in self.ladder if way.temperature == 1), self.ladder[-1])
 
     def of_data(self, name: str) -> float | None:
-        value = (self.data or {}).get(name)
-        return float(value) if _number(value) else None
+        return _number((self.data or {}).get(name))
 
 
 def newest(patient: Patient) -> Demos | None:
@@ -91,10 +90,11 @@ def _ways(sheet: Sheet) -> tuple[Way, ...]:
         words = item.get("words") or {}
         if item.get("kind", "played") != "played" or not isinstance(item.get("metrics"), Mapping):
             continue
-        if not _number(item.get("temperature")) or not _number(item.get("guidance")):
+        temperature, guidance = _number(item.get("temperature")), _number(item.get("guidance"))
+        if temperature is None or guidance is None:
             continue
         told = isinstance(words, Mapping) and bool(words.get("tags") or words.get("text"))
-        key = float(item["temperature"]), float(item["guidance"]), str(item.get("weights")), told
+        key = temperature, guidance, str(item.get("weights")), told
         groups.setdefault(key, []).append(item)
     return tuple(
         Way(weights, temperature, guidance, told, tuple(items))
@@ -105,9 +105,8 @@ def _ways(sheet: Sheet) -> tuple[Way, ...]:
 def _of(item: Item, name: str) -> float | None:
     metrics = item["metrics"]
     if name in ("silence", "peak"):
-        value = metrics.get(name)
-        return float(value) if _number(value) else None
-    return _mean([value if _number(value) else None for value in metrics.get(f"{name}_K") or []])
+        return _number(metrics.get(name))
+    return _mean([_number(value) for value in metrics.get(f"{name}_K") or []])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -115,5 +114,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)

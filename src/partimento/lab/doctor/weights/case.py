@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,9 +74,7 @@ def gather(patient: Patient, snapshot: Snapshot, earlier: Sequence[Snapshot]) ->
         theirs = getattr(config, "adversary", None)
         own = (theirs.betas[0], theirs.betas[1]) if player and theirs is not None and theirs.betas else betas
         try:
-            into.extend(
-                profile.profiles(snapshot, earlier, tables=tables, begins=begins, betas=own, player=player)
-            )
+            into.extend(profile.profiles(snapshot, earlier, tables=tables, begins=begins, betas=own, player=player))
         except PartimentoError as err:
             case.broken.append(f"{err.message} ({err.why})" if err.why else err.message)
     return case
@@ -91,23 +90,20 @@ def _shapes(case: Case, part: str) -> Mapping[str, tuple[int, ...]]:
 
 def named(names: Iterable[str]) -> str:
     """Tensors in few words: "blocks.*.attention.qkv.weight (4), head.weight and 3 more"."""
-    groups: dict[str, int] = {}
+    groups: dict[str, list[str]] = {}
     for name in names:
-        key = re.sub(r"\.\d+\.", ".*.", name)
-        groups[key] = groups.get(key, 0) + 1
-    if sum(groups.values()) == 1:
-        return next(iter(names), next(iter(groups)))
-    told = [f"{key} ({count})" if count > 1 else key for key, count in groups.items()]
+        groups.setdefault(re.sub(r"\.\d+(?=\.|$)", ".*", name), []).append(name)
+    told = [f"{key} ({len(members)})" if len(members) > 1 else members[0] for key, members in groups.items()]
     rest = len(told) - NAMED
     return ", ".join(told[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def graded(value: float, points: Sequence[tuple[float, float]]) -> float:
-    """A confidence: straight lines between (value, confidence), with the values ascending or descending; flat outside."""
+    """A confidence: straight lines between points (value, confidence), in any order; flat outside."""
     ordered = sorted(points)
     if value <= ordered[0][0]:
         return ordered[0][1]
-    for (low, left), (high, right) in zip(ordered, ordered[1:], strict=False):
+    for (low, left), (high, right) in itertools.pairwise(ordered):
         if value <= high:
             return left + (right - left) * (value - low) / (high - low)
     return ordered[-1][1]
@@ -122,6 +118,6 @@ def by_weight(
     line = Line("", list(range(1, len(values) + 1)), list(values), charts.BLUE)
     marks = [Level(label, level, charts.VERMILION) for label, level in levels]
     return charts.line_chart(
-        f"doctor-{name}", [line], y_label=y_label, x_label="weight, from the input on", levels=marks, log_y=True,
-        height=2.0,
+        f"doctor-{name}", [line], y_label=y_label, x_label="weights, in the order of their names", levels=marks,
+        log_y=True, height=2.0,
     )  # fmt: skip

@@ -49,16 +49,16 @@ def _dead(case: Case, one: Profile, books: Books) -> Examined:
         sure = min(sure, 0.3)
     listed = ", ".join(map(str, books.dead[worst][:_LISTED])) + (", ..." if counts[worst] > _LISTED else "")
     text = (
-        f"{counts[worst]} of {sizes[worst]} codes of book {worst + 1} were in no batch of {case.snapshot.step:,} steps: "
-        f"their rows of {one.name} have no second moment ({listed})."
+        f"{counts[worst]} of {sizes[worst]} codes of book {worst + 1} were in no batch of {case.snapshot.step:,} "
+        f"steps: their rows of {one.name} have no second moment ({listed})."
     )
     if len(counts) > 1:
         text += f" Over the {len(counts)} books it is {sum(counts)} of {sum(sizes)}."
     if seen is not None:
         text += f" In all this time a code of this book was drawn {seen:,.0f} times on average."
     chart = None
-    if sure >= LIKELY and len(counts) > 1:
-        shares = [100 * count / size for count, size in zip(counts, sizes, strict=True)]
+    shares = [100 * count / size for count, size in zip(counts, sizes, strict=True)]
+    if sure >= LIKELY and len(set(shares)) > 1:
         line = Line("", list(range(1, len(shares) + 1)), shares, charts.BLUE)
         chart = charts.by_book("doctor-dead_codes", [line], y_label="codes never seen, %", height=2.0)
     books_named = ", ".join(str(book + 1) for book, count in enumerate(counts) if count)
@@ -100,7 +100,7 @@ def _loud(found: list[tuple[Profile, Books]]) -> Examined:
     one, book, code, times = max(rows, key=lambda row: row[3])
     sure = graded(math.log(times), [(math.log(value), confidence) for value, confidence in _LOUD])
     text = (
-        f"{len(rows)} rows stand out by their length: code {code} of book {book + 1} in {one.name} is {times:.0f} times "
-        "as long as the middle row of its book."
+        f"{len(rows)} rows stand out by their length: code {code} of book {book + 1} in {one.name} is {times:.0f} "
+        "times as long as the middle row of its book."
     )
     return Examined((Finding("exploding_rows", sure, (Evidence(text),), f"{one.name}, book {book + 1}, code {code}"),))

@@ -33,10 +33,12 @@ class Starts:
         model = raw.get("model") or {}
         self.family = raw.get("family")
         self.why: str | None = None
-        text = description.get("model")
-        shape = text if isinstance(text, dict) else description
+        shape = text if isinstance(text := description.get("model"), dict) else description
         self.decoder = found if isinstance(found := shape.get("decoder"), dict) else None
         self.encoder = found if isinstance(found := shape.get("encoder"), dict) and "layers" in found else None
+        # Norms of networks for sound begin at 1 and 0; those of a backbone, or of other weights, do not.
+        self.plain = self.family in ("codec", "restore") and not model.get("weights")
+        self.continued = bool(description.get("start"))
         given = [name for name in ("weights", "start", "backbone", "experts_from") if model.get(name)]
         if self.family not in ("rvq", "dia"):
             self.why = f"the weights of the family {self.family} are drawn by rules that no file says"
@@ -47,20 +49,18 @@ class Starts:
 
     def of(self, name: str, shape: tuple[int, ...]) -> Start | None:
         """None where nobody knows it."""
-        last = name.rpartition(".")[2]
-        if last == "lora_B":
-            return Start(0.0)
-        if last == "lora_A":
-            return Start((3 * shape[1]) ** -0.5)
-        if last == "bias" and "norm" in name:
-            return Start(0.0)
-        if last in ("weight", "gain") and len(shape) == 1 and "norm" in name:
-            return Start(0.0, 1.0)
+        path = name.split(".")
+        if "lora_A" in path or "lora_B" in path:
+            if self.continued:
+                return None
+            return Start(0.0) if "lora_B" in path else Start((3 * shape[1]) ** -0.5)
+        if "norm" in name and len(shape) == 1 and (self.why is None or self.plain):
+            return Start(0.0, 0.0 if path[-1] == "bias" else 1.0)
         if self.why is not None:
             return None
-        return self._rvq(name, shape) if self.family == "rvq" else self._dia(name, shape)
+        return self._rvq(name) if self.family == "rvq" else self._dia(name, shape)
 
-    def _rvq(self, name: str, shape: tuple[int, ...]) -> Start | None:
+    def _rvq(self, name: str) -> Start | None:
         assert self.decoder is not None
         if name.endswith("bias"):
             return Start(0.0)

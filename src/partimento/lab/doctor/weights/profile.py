@@ -81,10 +81,7 @@ class Profile:
     name: str
     shape: tuple[int, ...]
     bad: dict[str, int] = field(default_factory=dict)
-    mean: float = 0.0
     root: float = 0.0
-    largest: float = 0.0
-    constant: bool = False
     trained: bool = False
     average: Average | None = None
     moments: Moments | None = None
@@ -105,8 +102,7 @@ class Profile:
         """Whether it is one of the hidden matrices: neither a table, nor an adapter, nor a vector."""
         if len(self.shape) < 2 or self.books is not None or "lora_" in self.name:
             return False
-        last = self.name.rpartition(".")[2]
-        if "embed" in last or last.startswith(("table", "null")):
+        if "embed" in self.name or self.name.rpartition(".")[2].startswith(("table", "null")):
             return False
         return min(self.shape[0], math.prod(self.shape[1:])) >= SMALLEST
 
@@ -158,8 +154,7 @@ def _profile(
     if weight is None or not weight.is_floating_point() or not weight.numel():
         return found
     wide = weight.float()
-    found.mean, found.root, found.largest = float(wide.mean()), rms(wide), float(wide.abs().max())
-    found.constant = bool((wide == wide.flatten()[0]).all())
+    found.root = rms(wide)
     average = _read(averages, name, "ema", found)
     if average is not None and average.shape == weight.shape:
         found.average = _average(wide, average.float(), begin)
@@ -178,27 +173,29 @@ def _read(part: Tensors | None, name: str, what: str, found: Profile) -> Tensor 
     if part is None or name not in part.shapes:
         return None
     tensor = part[name]
-    if tensor.is_floating_point() and (bad := int((~torch.isfinite(tensor)).sum())):
-        found.bad[what] = found.bad.get(what, 0) + bad
+    if not tensor.is_floating_point() or not tensor.numel():
+        return tensor
+    if not all(math.isfinite(float(end)) for end in tensor.aminmax()):  # one pass, without a copy
+        found.bad[what] = found.bad.get(what, 0) + int((~torch.isfinite(tensor)).sum())
         tensor = torch.nan_to_num(tensor, nan=0.0, posinf=0.0, neginf=0.0)
     return tensor
 
 
 def rms(tensor: Tensor) -> float:
-    return float(tensor.double().square().mean().sqrt())
+    return float(torch.linalg.vector_norm(tensor)) / math.sqrt(max(1, tensor.numel()))
 
 
 def _average(weight: Tensor, average: Tensor, begin: float | None) -> Average:
-    one, other = weight.double().flatten(), average.double().flatten()
-    norm, length = float(one.norm()), float(other.norm())
+    one, other = weight.flatten(), average.flatten()
+    norm, length = (float(torch.linalg.vector_norm(each)) for each in (one, other))
     product = float(one @ other)
     followed = None
     if begin is not None:
-        way = one - begin
+        way = one.double() - begin
         if (size := float(way @ way)) > _STRONG * max(1, len(way)):
-            followed = float((other - begin) @ way) / size
+            followed = float((other.double() - begin) @ way) / size
     return Average(
-        distance=float((one - other).norm()),
+        distance=float(torch.dist(one, other)),
         norm=norm,
         cosine=product / (norm * length) if norm and length else math.nan,
         same=bool(torch.equal(weight, average)),
@@ -230,25 +227,25 @@ def _optimizer(
 @torch.no_grad()
 def adam_figures(first: Tensor, second: Tensor, steps: int, betas: tuple[float, float], *, sharp: bool) -> Moments:
     """Of exp_avg and exp_avg_sq after `steps` steps. At the rate of the last step, `update` is what that step did."""
-    zero = float(second.eq(0).double().mean())
+    zero = float(second.eq(0).float().mean())
     if not steps or zero == 1.0:
         return Moments(steps, 0.0, 0.0, 0.0, 0.0, 1.0, zero, None)
-    average = first.float() / (1 - betas[0] ** steps)
-    root = (second.float() / (1 - betas[1] ** steps)).clamp(min=0).sqrt()
-    update = average / (root + EPSILON)
-    seen = root > 0
-    ratio = average[seen].abs() / root[seen]
-    mean = float(ratio.mean())
-    matrix = update.flatten(1) if sharp else None
+    update = first.float() / (1 - betas[0] ** steps)
+    root = second.float().div(1 - betas[1] ** steps).clamp_(min=0).sqrt_()
+    size, tiny = rms(root), float((root < EPSILON).float().mean())
+    ratio = (update[root > 0].abs() / root[root > 0]) if zero else update.abs().div_(root)
+    spread, mean = (float(value) for value in torch.std_mean(ratio, correction=0))
+    del ratio
+    matrix = update.div_(root.add_(EPSILON)).flatten(1) if update.ndim > 1 else update.div_(root.add_(EPSILON))
     return Moments(
         steps=steps,
         update=rms(update),
         coherence=mean,
-        spread=float(ratio.std()) / mean if len(ratio) > 1 and mean else 0.0,
-        root=rms(root),
-        tiny=float((root < EPSILON).double().mean()),
+        spread=spread / mean if mean else 0.0,
+        root=size,
+        tiny=tiny,
         zero=zero,
-        sharp=None if matrix is None else spectral_norm(matrix) * math.sqrt(matrix.shape[1] / matrix.shape[0]),
+        sharp=spectral_norm(matrix) * math.sqrt(matrix.shape[1] / matrix.shape[0]) if sharp else None,
     )
 
 
@@ -285,11 +282,11 @@ def _steps(
     found.begun = rms(places[0][0])
     way_before: Tensor | None = None
     for (one, old), (other, new) in zip(places, [*places[1:], (weight, average)], strict=True):
-        way = (other - one).double().flatten()
+        way = (other - one).flatten()
         moved = None if old is None or new is None else not torch.equal(old, new)
         product = None if way_before is None else float(way @ way_before)
-        length = None if way_before is None else float(way_before.norm())
-        found.steps.append(Step(float(way.norm()), length, product, moved))
+        length = None if way_before is None else float(torch.linalg.vector_norm(way_before))
+        found.steps.append(Step(float(torch.linalg.vector_norm(way)), length, product, moved))
         way_before = way
 
 

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from partimento.config import Config, Optim
+from partimento.lab.doctor.weights.profile import Profile
 from partimento.training import schedule
 from partimento.training.stages import settings_at, stages
 
-# Of m / sqrt(v) at given betas, by Cauchy and Schwarz: sqrt(sum w1^2 / w2) over the weights of the two averages. With
-# 0.9 and 0.95 it is 1.17; where gradients are mostly noise it is 0.2 to 0.4.
-MOST_SAMPLES = 4096  # steps at which a long schedule is looked at
+MOST_SAMPLES = 4096
 
 
 def peak(name: str, kind: str, optim: Optim) -> float:
@@ -40,7 +39,8 @@ def decay(name: str, shape: tuple[int, ...], optim: Optim) -> float:
 
 
 class Course:
-    """The share of the peak rates at the steps so far. `step` have been made, `state` is the checkpoint's."""
+    """The share of the peak rates at the steps so far. `step` have been made, `state` is the checkpoint's; of a long
+    training MOST_SAMPLES steps are looked at. What a rollback changed is taken to hold from the beginning."""
 
     def __init__(self, config: Config, state: Mapping[str, Any]) -> None:
         self.optim, self.step = config.optim, int(state["step"])
@@ -55,7 +55,6 @@ class Course:
             ]
         )
         self.shares *= factor
-        self.places = places
 
     @property
     def last(self) -> float:
@@ -73,14 +72,14 @@ class Course:
         return float(self.shares.mean()) * self.step
 
 
-def bound(betas: tuple[float, float] | list[float]) -> float:
-    """The most that |m| / sqrt(v) can be in the long run, see above."""
-    b1, b2 = betas
-    ratio = b1 * b1 / b2
-    return (1 - b1) / math.sqrt((1 - b2) * (1 - ratio)) if ratio < 1 else math.inf
-
-
 def muon_rms(shape: tuple[int, ...]) -> float:
     """Root mean square of Muon's update at a rate of 1: an orthogonal R x C matrix times sqrt(max(1, R / C))."""
     rows, columns = shape[0], math.prod(shape[1:])
     return math.sqrt(max(1.0, rows / columns) / max(rows, columns))
+
+
+def way(one: Profile, course: Course) -> float:
+    """How far a number of this weight can have gone, root mean square, if it never turned."""
+    muon = one.momentum is not None
+    rate = peak(one.name, "muon" if muon else "adamw", course.optim)
+    return rate * course.path * (muon_rms(one.shape) if muon else 1.0)

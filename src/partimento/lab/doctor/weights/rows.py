@@ -44,9 +44,9 @@ class Books:
 
 def layouts(description: Mapping[str, Any]) -> dict[str, Layout]:
     """{end of a tensor's name: layout} of what `description` (state.json) says of a code decoder; {} where it says
-    nothing. A decoder stands alone (rvq), in a "model" (dia), or is a "mixture" (mot)."""
-    text = description.get("model")
-    shape = description.get("mixture") or (text if isinstance(text, Mapping) else description).get("decoder")
+    nothing. A decoder stands alone (rvq), or in a "model" (dia) or "mixture" (mot)."""
+    whole = description.get("mixture") or description.get("model")
+    shape = (whole if isinstance(whole, Mapping) else description).get("decoder")
     spec = description.get("spec")
     if not isinstance(shape, Mapping) or not isinstance(spec, Mapping):
         return {}

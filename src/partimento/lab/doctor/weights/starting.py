@@ -7,7 +7,7 @@ import math
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
 from partimento.lab.doctor.weights.case import Case, by_weight, graded, named
 from partimento.lab.doctor.weights.profile import Profile
-from partimento.lab.doctor.weights.rates import Course, decay, muon_rms, peak
+from partimento.lab.doctor.weights.rates import Course, decay, peak, way
 
 FEWEST = 64
 """A deviation is told from so many numbers at least."""
@@ -61,15 +61,14 @@ def _confidence(case: Case, course: Course, one: Profile, root: float, std: floa
     assert case.config is not None
     optim = case.config.optim
     rate = peak(one.name, "muon" if one.momentum is not None else "adamw", optim)
-    way = rate * course.path * (muon_rms(one.shape) if one.momentum is not None else 1.0)
     shrunk = math.exp(-min(50.0, rate * course.path * decay(one.name, one.shape, optim)))
     ratio = root / std
-    sure = max(graded(root / (std + 0.5 * way), _LARGE), graded(ratio / shrunk, _SMALL))
+    sure = max(graded(root / (std + 0.5 * way(one, course)), _LARGE), graded(ratio / shrunk, _SMALL))
     books = one.books
     if books is not None and books.untouched_rms is not None and not optim.groups:
-        exact = books.untouched_rms / std
-        sure, ratio = max(sure, graded(abs(math.log(max(exact, 1e-6))), ((0.4, 0.0), (1.0, 0.9)))), ratio
-        ratio = exact if abs(math.log(max(exact, 1e-6))) > 1.0 else ratio
+        exact = max(books.untouched_rms / std, 1e-6)
+        certain = graded(abs(math.log(exact)), ((0.4, 0.0), (1.0, 0.9)))
+        sure, ratio = (certain, exact) if certain > sure else (sure, ratio)
     return ratio, sure
 
 
@@ -78,7 +77,7 @@ def ranks(case: Case) -> Examined:
     seen = [(one, one.spectrum) for one in case.matrices if one.spectrum is not None]
     zero = [one.name for one in case.matrices if one.spectrum is None]
     if not seen:
-        return Examined(missing=("Rank: there are no hidden matrices of a dozen rows and columns.",))
+        return Examined(missing=("Rank: there are no hidden matrices of twelve rows and columns.",))
     low = []
     for one, found in seen:
         share = found.rank / found.full
@@ -94,8 +93,8 @@ def ranks(case: Case) -> Examined:
         return Examined(fine=(told, *asleep))
     one, found, sure = max(low, key=lambda entry: entry[2])
     text = (
-        f"{one.name}, {' x '.join(map(str, one.shape))}, has an effective rank of {found.rank:.1f} of {found.full}; its "
-        f"largest singular value holds {found.top:.0%} of its energy."
+        f"{one.name}, {' x '.join(map(str, one.shape))}, has an effective rank of {found.rank:.1f} of {found.full}; "
+        f"its largest singular value holds {found.top:.0%} of its energy."
     )
     middle = shares[len(shares) // 2]
     if len(low) > 1:

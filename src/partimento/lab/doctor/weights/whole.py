@@ -61,4 +61,6 @@ def finite(case: Case) -> Examined:
         )
         for part, entries in parts.items()
     )
-    return Examined((Finding("non_finite", 1.0, evidence, named(sorted({one.name for one, _, _ in bad}))),), (), missing)
+    return Examined(
+        (Finding("non_finite", 1.0, evidence, named(sorted({one.name for one, _, _ in bad}))),), (), missing
+    )

@@ -1,0 +1,54 @@
+"""Whether a model of codes uses what came before: a loss that stays at what a table of neighbouring codes reaches."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from partimento.lab.doctor import pictures
+from partimento.lab.doctor.finding import Evidence, Examined, Finding
+from partimento.lab.doctor.log import series
+from partimento.lab.doctor.patient import Patient
+from partimento.lab.explainloss import trained
+from partimento.lab.verdict import latest
+
+STEPS = 150  # optimizer steps, under which nobody knows
+LEARNED = 0.98  # share of the unigram that it must have come under: else it has learned nothing yet, of anything
+TABLE = 0.97  # share of the bigram, on held-out codes, over which it is no better than that table
+STANDS = 0.03  # share by which the last third of the curve may still fall
+AGAIN = 5.0  # epochs: a model that sees the past knows the clips better than any table by then, if only by heart
+
+
+def examine(patient: Patient) -> Examined:
+    """By book 1, whose past says the most: its training loss, which only a model that is blind to time holds up."""
+    baseline = latest(patient.events, "baseline") or {}
+    unigram, bigram = (((baseline.get(f"{name}_ce_K") or [None])[0]) for name in ("unigram", "bigram"))
+    train = patient.log.series("ce_K.0")
+    if unigram is None or bigram is None or not len(train):
+        if patient.family in ("rvq", "dia", "mot"):
+            return Examined(missing=("Whether the past is used: the log has no counts, or no loss of book 1.",))
+        return Examined()
+    if bigram > TABLE * unigram or patient.log.step < STEPS or len(train) < 6:
+        why = "neighbouring codes say little in this data" if bigram > TABLE * unigram else "the run is too short"
+        return Examined(missing=(f"Whether the past is used: {why}.",))
+    held = series(patient.log.valid(patient.log.weights), "ce_K.0")
+    third = train.y[-max(3, len(train) // 3) :]
+    ends = [float(np.median(part)) for part in (third[: len(third) // 2 + 1], third[len(third) // 2 :])]
+    now = ends[1]
+    best = min(now, float(held.y.min())) if len(held) else now
+    if best < TABLE * bigram:
+        said = f"Book 1 costs {best:.3g} nats, under the {bigram:.3g} of a table of pairs: the model uses more."
+        return Examined(fine=(said,))
+    falling = ends[0] - ends[1] > STANDS * ends[0]
+    if now > LEARNED * unigram or falling:
+        why = "book 1 still falls" if falling else "it has learned next to nothing yet"
+        return Examined(missing=(f"Whether the past is used: {why}.",))
+    epochs = trained.epochs(patient.record) if patient.record is not None else None
+    if epochs is None or epochs < AGAIN:
+        seen = "an unknown number of" if epochs is None else f"{epochs:.1f}"
+        said = f"Whether the past is used: book 1 is not under a table of pairs, but {seen} epochs are too few."
+        return Examined(missing=(said,))
+    text = f"In book 1 the training loss stands at {now:.3g} nats, and never came under the {bigram:.3g} of a table of "
+    text += f"neighbouring codes; how often codes occur costs {unigram:.3g}."
+    text += f" Each clip was gone through {epochs:,.1f} times."
+    chart = pictures.curve("past", "loss of book 1", train, levels=[("bigram", bigram), ("unigram", unigram)])
+    return Examined((Finding("no_time_mixing", 0.6, (Evidence(text, chart),), "book 1"),))
