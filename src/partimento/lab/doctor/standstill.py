@@ -15,8 +15,8 @@ from partimento.lab.verdict import latest
 
 # Half of the highest rate: under it a cosine is past its middle, and a loss that stands is what the schedule wants.
 HIGH_RATE = 0.5
-# Readings of the part that is looked at. Of fewer than ENOUGH, a fall can be hidden by noise: then the whole curve, from
-# its first reading to its last, must not have fallen either.
+# Readings of the part that is looked at. Of fewer than ENOUGH, noise can hide a fall: then the whole curve, from its
+# first reading to its last, must not have fallen either.
 FEWEST, ENOUGH = 6, 10
 SETTLED = 2 / 3  # the part: the last two thirds of what was trained at a high rate
 # At the low end of the slope's interval the loss may still fall over the part by this share of its level, and no more,
