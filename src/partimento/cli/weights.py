@@ -52,7 +52,8 @@ def inspect(folder: Path, as_json: bool) -> None:
         return
     if (folder / "adapter.json").is_file():
         values = _adapter(folder)
-        result(values, as_json, lines({name: value for name, value in values.items() if name != "description"}))
+        text = lines({name: value for name, value in values.items() if name not in ("description", "experts_from")})
+        result(values, as_json, text + _experts(values["experts_from"]))
         return
     from partimento.runs import published
 
@@ -108,12 +109,23 @@ def _adapter(folder: Path) -> dict[str, Any]:
         "backbone": told["base"]["folder"],
         "backbone_sha256": told["base"]["sha256"],
         "experts": told["mixture"]["decoder"]["experts"]["kind"],
+        "experts_from": told["experts"],
         "codec": told["spec"]["codec"],
         "delays": told["pattern"]["delays"],
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
         "sha256": found.sha256,
         "description": told,
     }
+
+
+def _experts(told: dict[str, Any] | None) -> str:
+    """Below the lines: what the experts were taken from, before they were trained."""
+    if told is None:
+        return ""
+    from partimento.runs import transplanted
+
+    table = transplanted.table(told)
+    return "\n".join(["", "", f"as the training began: {table.summary}", *table.lines()])
 
 
 def _restorer(folder: Path) -> dict[str, Any]:

@@ -12,14 +12,15 @@ none              nothing
 At the first step all of them are the frozen block, bit for bit but for rounding, with one exception: a `feedforward`
 that stands "instead" (system D). There Llama's own feed-forward is left out from the start, and a random one, as small
 as what a GPT-2 begins with, adds a little noise in its place.
-Shapes: B batch, S audio rows, D width, W expert width, F inner width.
+Shapes: B batch, S audio rows, P places that they see, G key-value heads, E head width, D width, W expert width, F inner
+width.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -29,13 +30,15 @@ from torch.nn import functional
 
 from partimento.errors import PartimentoError
 from partimento.models.linear import Linear, linear
-from partimento.models.llama import LlamaBlock, LlamaConfig
+from partimento.models.llama import LlamaBlock, LlamaConfig, Turn, attend
 
 Kind = Literal["feedforward", "bottleneck", "lora", "full", "feedforward_copy", "none"]
 Place = Literal["beside", "instead"]
 MATRICES = ("query", "key", "value", "out", "gate", "up", "down")
 """The linear layers of a LlamaBlock."""
 _FEEDFORWARD = MATRICES[4:]
+Sight = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
+"""From keys and values [B, G, S, E] of rows to those [B, G, P, E] that the rows attend to in this layer, and a mask."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +83,32 @@ class ExpertConfig:
 
 
 class Expert(nn.Module):
-    """The way of audio rows through one block. This one is `none`: Llama's own layers."""
+    """The way of audio rows through one block. This one is `none`: Llama's own layers.
+
+    The block is no part of it but is given to it: its weights are the Llama's, under the Llama's names.
+    """
 
     def __init__(self, config: ExpertConfig, llama: LlamaConfig) -> None:
         super().__init__()
         self.config, self.dropout = config, config.dropout
+
+    def forward(self, x_BSD: Tensor, block: LlamaBlock, turn: Turn, sight: Sight) -> tuple[Tensor, Tensor, Tensor]:
+        """(rows, keys, values) behind the block, the keys and values [B, G, S, E] of these rows alone."""
+        source = self.source(block)
+        normed_BSD = source.attention_norm(x_BSD)
+        query = turn(self._heads(block, "query", normed_BSD))
+        key, value = self.keys_values(block, normed_BSD, turn)
+        mixed = self.product(block, "out", attend(query, *sight(key, value)))
+        beside = self.beside_attention(normed_BSD)
+        x_BSD = x_BSD + (mixed if beside is None else mixed + beside)
+        return x_BSD + self.feedforward(block, source.feedforward_norm(x_BSD)), key, value
+
+    def keys_values(self, block: LlamaBlock, normed_BSD: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
+        """[B, G, S, E] each, the keys turned."""
+        return turn(self._heads(block, "key", normed_BSD)), self._heads(block, "value", normed_BSD)
+
+    def _heads(self, block: LlamaBlock, name: str, normed_BSD: Tensor) -> Tensor:
+        return self.product(block, name, normed_BSD).unflatten(-1, (-1, block.head_width)).transpose(1, 2)
 
     @torch.no_grad()
     def initialise(self, block: LlamaBlock) -> None:

@@ -109,7 +109,7 @@ def transplant(decoder: MixtureDecoder, donor: Feedforwards) -> Transplant:
     """
     report, layers = paired(decoder, donor), len(decoder.experts)
     if report.layers < layers:
-        why = f"{donor.source} has {report.layers} layers: there is none for layer {report.layers} of the Llama's {layers}"
+        why = f"{donor.source} has {report.layers} layers, and layer {report.layers} of the Llama's {layers} takes none"
         larger = f"one with {layers} layers or more (musicgen-medium and musicgen-large have 48)"
         raise _unfit(why, f"set model.experts_from to {larger}, or leave it out: experts then begin at random")
     copies: list[tuple[Tensor, Tensor]] = []
@@ -132,10 +132,10 @@ def _row(expert: FeedforwardExpert, part: str, layer: int, origin: str | None) -
     if origin is None and part in ("up", "down"):
         why = "missing: the source has no such layer"
     elif part == "narrow":
-        why = "random: it leads from the width of the backbone, and has no counterpart in the source"
+        why = "random: from the width of the backbone, without counterpart in the source"
     elif part == "widen":
         why = "zero" if expert.config.place == "beside" else "random"
-        why += ": it leads back to the width of the backbone, and has no counterpart in the source"
+        why += ": back to the width of the backbone, without counterpart in the source"
     return Row(f"experts.{layer}.{part}.weight", layer, tuple(weight.shape), origin, why)
 
 

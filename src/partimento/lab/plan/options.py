@@ -68,9 +68,7 @@ class Options:
         elif plan.precision != "bf16":
             found.append(self._with("train.precision=bf16", "train", {"precision": "bf16"}, BF16_TIME))
         # Where there is an adversary, nearly all that is kept is its own, which is not computed again.
-        # Rows of a mixture pass a backbone's matrices, but not its blocks.
-        computed_again = not self.drawn.rivals(config) and not isinstance(config, MotConfig)
-        blocks = compiled.blocks(self.drawn.objective) if computed_again else []
+        blocks = [] if self.drawn.rivals(config) else compiled.blocks(self.drawn.objective)
         if plan.recompute == "none" and blocks:
             found.append(self._with("train.recompute=selective", "train", {"recompute": "selective"}, SELECTIVE_TIME))
         if plan.recompute != "full" and blocks:

@@ -29,7 +29,7 @@ class NativeMixture(NativeSteps):
 
     def __init__(self, decoder: MixtureDecoder, items: int, positions: int, told: Told, weights: Weights) -> None:
         super().__init__(decoder.config, items, positions, weights)
-        prefix = decoder._told(told.prefix, None)
+        prefix = decoder.require_prefix(told.prefix)
         check_positions(0, prefix.mask_BM.shape[1] + positions, decoder.config.llama.max_positions)
         with torch.no_grad():
             self._program = self._make(decoder, prefix)
