@@ -139,7 +139,8 @@ class MixtureDecoder(nn.Module):
     def listen(self, grid_BSK: Tensor, prefix: Prefix) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values [B, G, S, E] of the rows, in every layer: what a text behind them reads."""
         x_BSD, turn, sights = self._begin(grid_BSK, prefix, None, 0)
-        keys_L, values_L = [], []
+        keys_L: list[Tensor] = []
+        values_L: list[Tensor] = []
         for (block, expert), sight in zip(self._blocks(), sights, strict=True):
             if len(keys_L) < len(sights) - 1:
                 x_BSD, key, value = expert(x_BSD, block, turn, sight)

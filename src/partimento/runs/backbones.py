@@ -188,8 +188,8 @@ def read_musicgen_feedforwards(path: str | Path) -> Feedforwards:
 
     named = _shape(path, "musicgen")
     if named is not None:
-        facts = (named["hidden_size"], named["ffn_dim"], named["num_hidden_layers"])
-        return Feedforwards(str(path), "", *facts, tuple(_published_names(layer) for layer in range(facts[2])))
+        sizes = (named["hidden_size"], named["ffn_dim"], named["num_hidden_layers"])
+        return Feedforwards(str(path), "", *sizes, tuple(_published_names(layer) for layer in range(sizes[2])))
     found = open_directory(path)
     config = _musicgen_decoder(found.config, found.folder)
     width, inner, layers = (config[name] for name in ("hidden_size", "ffn_dim", "num_hidden_layers"))

@@ -45,8 +45,8 @@ _KEPT = (
 )
 
 
-# For one code: two a stage of the curriculum where nothing is told, up to five of a mixture that learns both ways (its
-# texts and rows read prefixes of two lengths; of a frozen Llama only the first block reads what has no gradient).
+# Of one code. A stage of the curriculum takes one; of a mixture that learns both ways up to five: its rows stand behind
+# texts of two lengths, and the first block of a frozen Llama reads what has no gradient. Torch's own limit is 8.
 _GRAPHS = 64
 
 
@@ -67,7 +67,7 @@ def prepare(module: nn.Module, train: Train, device: torch.device) -> bool:
         forward: Forward = type(block).forward
         changed = _recomputed(forward, train)
         if compiling:
-            changed = torch.compile(changed, fullgraph=True, dynamic=False, recompile_limit=_GRAPHS)
+            changed = torch.compile(changed, fullgraph=True, dynamic=False, recompile_limit=_GRAPHS)  # type: ignore[call-overload]
         if changed is not forward:
             # A bound method, so that a copy of the block is bound to itself.
             block.forward = types.MethodType(_in_training(changed, forward), block)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import torch
 
+from partimento.errors import PartimentoError
 from partimento.lab.preflight.bench import Bench
 from partimento.lab.preflight.check import Check, failed, passed, skipped
-from partimento.lab.preflight.condition import some_words
 from partimento.sampling.rules import Rules
-from partimento.tokens.text import NO_WORDS
+from partimento.tokens.text import NO_WORDS, Words
+from partimento.training.tasks.codes import CodesTask
 
 MOST_FRAMES = 16
+MOST_CLIPS = 1000  # among which words are looked for
 REMEDY = "codes become a grid and a grid codes in tokens.patterns alone, for training and playing: undo the change"
 
 
@@ -20,9 +24,9 @@ def prompt_comes_back(bench: Bench) -> Check:
     task = bench.codes
     if task is None:
         return skipped("prompt", "asked of models of codes")
-    words = some_words(task) or NO_WORDS
-    if not words and (task.player.reads_text or task.coder.tags) and not task.player.knows_null:
-        return skipped("prompt", "no clip has words to be told, and playing without them is not trained")
+    words = _words(task)
+    if words is None:
+        return skipped("prompt", "no clip has words that can be asked for, and playing without them is not trained")
     pattern, clip = task.pattern, bench.batch_where(kept=True).items[0][0]
     room = (task.window - pattern.max_delay) // pattern.stride - 1
     frames = min(MOST_FRAMES, room, int(task.pack.clips.frames[clip]))
@@ -52,3 +56,12 @@ def prompt_comes_back(bench: Bench) -> Check:
         found += f"{frame}, book {book + 1}: {int(back_TK[frame, book])} for {int(prompt_TK[frame, book])}"
         return failed("prompt", found, REMEDY)
     return passed("prompt", f"{frames} frames of {task.pack.clips.clip[clip]} came back, with one more")
+
+
+def _words(task: CodesTask) -> Words | None:
+    """Of the first clip whose words can be asked for; or none, where that can be played."""
+    told = (task.train.words_of(clip) for clip in task.train.clips[:MOST_CLIPS].tolist())
+    for words in (*told, NO_WORDS):
+        with contextlib.suppress(PartimentoError):  # too long, or tags that the weights do not know
+            return task.player.require(words)
+    return None
