@@ -77,11 +77,11 @@ def opened(path: Path, to: Path, progress: Progress) -> Iterator[Checkpoint]:
 def _files(path: Path) -> tuple[Path, list[Path]]:
     """The folder of a checkpoint and its files of tensors. Raises WEIGHTS003, WEIGHTS004 (a bad index)."""
     if not path.exists():
-        found = hub.cached(path, CONFIG)
-        if found is None and hub.is_name(path):
+        fetched = hub.cached(path, CONFIG)
+        if fetched is None and hub.is_name(path):
             why = f"neither a folder in {Path.cwd()} nor in the hub's cache; to have it there: hf download {path}"
             raise _unknown(path, why)
-        path = found or path
+        path = fetched or path
     if path.is_file():
         if path.suffix not in (".safetensors", *_PICKLES):
             raise _unknown(path, f"its name ends in {path.suffix or 'nothing'}, not in .safetensors or .pth")

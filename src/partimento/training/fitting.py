@@ -53,8 +53,8 @@ def same_codes(theirs: CodecSpec, spec: CodecSpec, folder: Path) -> list[str]:
     for what in ("sample_rate", "frame_rate", "cardinalities", "layout", "books"):
         there, here = getattr(theirs, what), getattr(spec, what)
         if there != here:
-            sides = [list(side) if isinstance(side, tuple) else side for side in (there, here)]
-            raise _misfit(folder, what.replace("_", " "), *sides, spec)
+            there, here = (list(side) if isinstance(side, tuple) else side for side in (there, here))
+            raise _misfit(folder, what.replace("_", " "), there, here, spec)
     return _notes(theirs.codec, theirs.weights, spec, folder)
 
 
