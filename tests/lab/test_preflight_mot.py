@@ -23,6 +23,7 @@ from partimento.models.experts import FeedforwardExpert
 from partimento.models.llama import Llama, LlamaBlock
 from partimento.models.mixture import MixtureModel
 from partimento.models.mixture_decoder import MixtureDecoder
+from partimento.tokens.vocabulary import AudioVocabulary
 from partimento.training import mixing
 
 sys.path.append(str(Path(__file__).parents[1] / "runs"))
@@ -178,7 +179,7 @@ def _experts_begin_with_noise(patch):
 
 
 def _other_positions_in_playing(patch):
-    tell = mixture_cache._Told.tell
+    tell = mixture_cache.BehindWords.tell
 
     def padded(self, prefix):
         """As if the text were as long as its padding."""
@@ -187,7 +188,7 @@ def _other_positions_in_playing(patch):
             count_B = torch.full_like(prefix.count_B, prefix.mask_BM.shape[1])
             self.prefix = dataclasses.replace(prefix, count_B=count_B)
 
-    patch.setattr(mixture_cache._Told, "tell", padded)
+    patch.setattr(mixture_cache.BehindWords, "tell", padded)
     return {"cache": "off those of teacher forcing"}
 
 
@@ -224,7 +225,33 @@ def _large_output_rows(patch):
     return {"init": "head", "initial loss": "ln 13"}
 
 
+def _codes_are_read_book_by_book(patch):
+    """[K, T] in place of [T, K]: ids stay legal in a shared block, and in one of its own none is."""
+    codes = AudioVocabulary.codes
+
+    def scrambled(self, ids):
+        codes_TK = codes(self, ids)
+        return codes_TK.reshape(codes_TK.shape[::-1]).T
+
+    patch.setattr(AudioVocabulary, "codes", scrambled)
+    return {"vocabulary": "are others when they come back"}
+
+
+def _tables_without_room_for_specials(patch):
+    """As wide as the codes, in the model alone: every book but the first reads rows of its neighbour."""
+    init = MixtureDecoder.__init__
+
+    def narrower(self, config):
+        init(self, config)
+        self.offsets_K -= torch.arange(config.codebooks)
+
+    patch.setattr(MixtureDecoder, "__init__", narrower)
+    return {"vocabulary": "the rows of the codebooks begin at"}
+
+
 FAULTS = [
+    _codes_are_read_book_by_book,
+    _tables_without_room_for_specials,
     _pads_are_attended,
     _audio_reaches_the_text,
     _experts_begin_with_noise,

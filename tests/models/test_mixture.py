@@ -89,7 +89,6 @@ def _turn(x: Tensor, place: int, theta: float) -> Tensor:
 CASES: list[tuple[str, dict[str, Any]]] = [(kind, {}) for kind in KINDS]
 CASES += [
     ("feedforward", {"place": "instead"}),
-    ("feedforward", {"activation": "swiglu"}),
     ("lora", {"alpha": 9.0}),
     ("feedforward", {"vocabulary": "shared"}),
 ]

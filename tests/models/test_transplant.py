@@ -83,7 +83,6 @@ def test_nothing_is_copied_where_one_does_not_fit(change: dict[str, Any], word: 
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-@pytest.mark.parametrize(("kind", "options"), [("lora", {}), ("feedforward", {"activation": "swiglu"})])
-def test_other_experts_have_no_place_for_them(kind: str, options: dict[str, str]) -> None:
+def test_other_experts_have_no_place_for_them() -> None:
     with pytest.raises(PartimentoError, match="MODEL041"):
-        transplant(mixture(kind, **options).decoder, donor(2))
+        transplant(mixture("lora").decoder, donor(2))

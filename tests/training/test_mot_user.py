@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from partimento.errors import PartimentoError
 from partimento.lab.preflight import preflight
 from partimento.runs.backbones import read_llama
 from partimento.runs.run import Run
+from partimento.sampling.rules import Rules
 from partimento.tokens.text import Words
 from partimento.tokens.writer import PackWriter
 from partimento.training.engine import train
@@ -68,6 +71,51 @@ def test_a_run_plays_wherever_the_command_is_given(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert len(Player.from_checkpoint(newest(run)).coder.batch([Words.parse("| climbing")])[0]) == 1
+
+
+def test_a_run_whose_backbone_moved_plays_once_the_command_of_the_error_was_given(
+    pack: Path, llama: Path, tmp_path: Path
+) -> None:
+    run = train(config(pack, llama, train=STOPPED), runs=tmp_path / "runs", run="r")
+    plain = Player.from_checkpoint(newest(run)).description()
+    away = tmp_path / "other disk"
+    llama.rename(away)
+    told = refused("WEIGHTS020", lambda: Player.from_checkpoint(newest(run)))
+    assert told.next == f"ln -s NEW_FOLDER {llama}"
+    subprocess.run(told.next.replace("NEW_FOLDER", shlex.quote(str(away))), shell=True, check=True)
+    player = Player.from_checkpoint(newest(run))
+    assert player.description() == plain
+    assert (
+        len(player.play(frames=4, seeds=[1], rules=Rules(temperature=0.0), words=Words.parse("| climbing"))[0].codes_TK)
+        <= 4
+    )
+
+
+def test_a_backbone_of_the_hub_is_looked_up_again(
+    pack: Path, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cache(name: str) -> Path:
+        """Another user's, say."""
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / name))
+        return tmp_path / name / "models--them--llama"
+
+    one = cache("one")
+    (one / "refs").mkdir(parents=True)
+    (one / "refs" / "main").write_text("abc")
+    shutil.copytree(llama, one / "snapshots" / "abc")
+    run = train(config(pack, Path("them/llama"), train=STOPPED), runs=tmp_path / "runs", run="r")
+    assert Player.from_checkpoint(newest(run)).how["base"]["folder"] == str(one / "snapshots" / "abc")
+    two = cache("two")
+    two.parent.mkdir()
+    one.rename(two)
+    player = Player.from_checkpoint(newest(run))
+    assert player.how["base"]["folder"] == player.how["words"]["folder"] == str(two / "snapshots" / "abc")
+    assert (
+        len(player.play(frames=4, seeds=[1], rules=Rules(temperature=0.0), words=Words.parse("| climbing"))[0].codes_TK)
+        <= 4
+    )
+    shutil.rmtree(two)
+    assert refused("WEIGHTS020", lambda: Player.from_checkpoint(newest(run))).next == "hf download them/llama"
 
 
 def test_another_tokenizer_is_refused(pack: Path, llama: Path, tmp_path: Path) -> None:

@@ -85,9 +85,10 @@ def export(
 ) -> None:
     """Write the weights of SOURCE, a run or a folder of weights, for other trainings or other programs.
 
-    Of a run it is the best checkpoint (else the newest), with its adapters merged into the weights; of a run of the
-    family restore, half precision with a card. Of a run of the family mot it is what was trained beside its backbone,
-    for model.weights; --as transformers writes both as one directory, of flat grids.
+    Of a run it is the best checkpoint (else the newest): of the family dia with its adapters merged into the weights,
+    of restore in half precision with a card. Of the family mot nothing is merged: it is what was trained beside the
+    backbone, for model.weights; --as transformers writes backbone and experts side by side in one directory, of flat
+    grids.
     """
     from partimento.training.publish import export_weights
 

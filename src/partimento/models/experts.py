@@ -43,7 +43,7 @@ Sight = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
 
 @dataclass(frozen=True)
 class ExpertConfig:
-    """place, width, inner and activation are of `feedforward`; rank of `bottleneck` and `lora`, and alpha (None: the
+    """place, width and inner are of `feedforward`; rank of `bottleneck` and `lora`, and alpha (None: the
     rank) of `lora`. `dropout` is in training, on what an expert adds (lora: on what it reads). Copies stand instead of
     what they copy, always. Raises MODEL043."""
 
@@ -51,7 +51,6 @@ class ExpertConfig:
     place: Place = "beside"
     width: int = 1024
     inner: int = 4096
-    activation: Literal["gelu", "swiglu"] = "gelu"
     rank: int = 16
     alpha: float | None = None
     dropout: float = 0.0
@@ -63,8 +62,6 @@ class ExpertConfig:
             raise invalid(f"place {self.place!r} is neither beside nor instead")
         if self.place == "instead" and self.kind not in ("feedforward", "feedforward_copy"):
             raise invalid(f"{self.kind} does not stand instead of a feed-forward")
-        if self.activation not in ("gelu", "swiglu"):
-            raise invalid(f"activation {self.activation!r} is neither gelu nor swiglu")
         if min(self.width, self.inner, self.rank) < 1:
             raise invalid(f"width {self.width}, inner {self.inner} and rank {self.rank} must be at least 1")
         if not 0 <= self.dropout < 1 or not (self.alpha is None or self.alpha > 0):
@@ -76,6 +73,9 @@ class ExpertConfig:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> ExpertConfig:
         """Raises MODEL043 for a key that this version does not know."""
+        stored = dict(stored)
+        if stored.get("activation") == "gelu":  # was stored while there was another
+            del stored["activation"]
         try:
             return cls(**stored)
         except TypeError as error:
@@ -141,7 +141,7 @@ class Expert(nn.Module):
 
 
 class FeedforwardExpert(Expert):
-    """narrow, up (and gate, if swiglu), down, widen: linear layers without bias. `up` and `down` are MusicGen's fc1 and
+    """narrow, up, down, widen: linear layers without bias, GELU behind `up`. `up` and `down` are MusicGen's fc1 and
     fc2. Drawn so that a normed row keeps a deviation of about 1 through `narrow` and `up`; `widen` is zero beside
     Llama's feed-forward, and that of a residual writer instead of it."""
 
@@ -149,25 +149,21 @@ class FeedforwardExpert(Expert):
         super().__init__(config, llama)
         self.layers = llama.layers
         self.narrow = Linear(llama.width, config.width, bias=False)
-        self.gate = Linear(config.width, config.inner, bias=False) if config.activation == "swiglu" else None
         self.up = Linear(config.width, config.inner, bias=False)
         self.down = Linear(config.inner, config.width, bias=False)
         self.widen = Linear(config.width, llama.width, bias=False)
 
     @torch.no_grad()
     def initialise(self, block: LlamaBlock) -> None:
-        for layer in (self.narrow, self.gate, self.up, self.down):
-            if layer is not None:
-                layer.weight.normal_(0.0, layer.in_features**-0.5)
+        for layer in (self.narrow, self.up, self.down):
+            layer.weight.normal_(0.0, layer.in_features**-0.5)
         if self.config.place == "beside":
             self.widen.weight.zero_()
         else:
             self.widen.weight.normal_(0.0, 0.02 / math.sqrt(2 * self.layers))
 
     def expert(self, normed_BSD: Tensor) -> Tensor:
-        x_BSW = self.narrow(normed_BSD)
-        up_BSF = self.up(x_BSW)
-        hidden_BSF = functional.gelu(up_BSF) if self.gate is None else functional.silu(self.gate(x_BSW)) * up_BSF
+        hidden_BSF = functional.gelu(self.up(self.narrow(normed_BSD)))
         return self.drop(self.widen(self.down(hidden_BSF)))
 
     def feedforward(self, block: LlamaBlock, normed_BSD: Tensor) -> Tensor:

@@ -81,13 +81,12 @@ def paired(decoder: MixtureDecoder, donor: Feedforwards) -> Transplant:
     """Which tensor of the experts takes which of the source, from shapes alone; what a source with too few layers lacks
     is told in its rows.
 
-    Raises MODEL041: experts that have no place for them (their kind is not feedforward, their activation not gelu), or
-    of other widths.
+    Raises MODEL041: experts that have no place for them (their kind is not feedforward), or of other
+    widths.
     """
-    experts = [expert for expert in decoder.experts if isinstance(expert, FeedforwardExpert) and expert.gate is None]
+    experts = [expert for expert in decoder.experts if isinstance(expert, FeedforwardExpert)]
     if len(experts) != len(decoder.experts):
-        kind = decoder.config.experts
-        why = f"experts of kind {kind.kind} with {kind.activation} have no place for fc1 and fc2"
+        why = f"experts of kind {decoder.config.experts.kind} have no place for fc1 and fc2"
         raise _unfit(why, "set model.experts=feedforward, or leave model.experts_from out")
     layers = len(donor.names_L)
     shapes = {"up": (donor.inner, donor.width), "down": (donor.width, donor.inner)}

@@ -22,7 +22,7 @@ from partimento.models.layers import check_positions
 from partimento.models.linear import Linear
 from partimento.models.mixture import MixtureConfig, MixtureModel
 from partimento.models.transplant import paired, transplant
-from partimento.runs import adapters, backbones, transplanted
+from partimento.runs import adapters, backbones, moved, transplanted
 from partimento.runs.adapters import Adapter
 from partimento.runs.backbones import Backbone, Feedforwards
 from partimento.sampling.sheet import Ending
@@ -68,7 +68,7 @@ def build(model: MotModel, spec: CodecSpec, positions: int, precision: str) -> B
     start = None if model.weights is None else adapters.read(model.weights)
     how: dict[str, Any] = {
         "mixture": module.to_json(),
-        "base": {"folder": str(backbone.folder.resolve()), "sha256": backbone.sha256},
+        "base": moved.kept(backbone.folder, backbone.sha256, model.backbone),
         "experts": None if donor is None else {"folder": _absolute(model.experts_from), "sha256": donor.sha256},
         "start": None if start is None else {"folder": _absolute(model.weights), "sha256": start.sha256},
         "freeze": list(model.freeze),
@@ -83,6 +83,7 @@ def build(model: MotModel, spec: CodecSpec, positions: int, precision: str) -> B
     begun: set[str] = set()
     notes: list[str] = []
     if start is not None:
+        _same_words(start, coder)
         begun, notes = _begin(module, start, backbone, donor, spec)
     if report is not None:
         replaced = sum(f"decoder.{row.name}" in begun for row in report.taken)
@@ -118,7 +119,7 @@ def rebuild(told: Mapping[str, Any]) -> MixtureModel:
     freeze(module, told["freeze"])
     frozen = (name for name, weight in module.named_parameters() if not weight.requires_grad)
     if experts is not None and any(map(_is_transplanted, frozen)):
-        donor = backbones.read_musicgen_feedforwards(experts["folder"])
+        donor = backbones.read_musicgen_feedforwards(moved.lies(experts))
         if donor.sha256 != experts["sha256"]:
             why = f"the sha256 of its weights begins with {donor.sha256[:12]}, not with {experts['sha256'][:12]}"
             raise another(f"{experts['folder']} is not the model that the experts came from", experts["folder"], why)
@@ -228,6 +229,14 @@ def _begin(
         raise another(f"{folder} is of another model than this configuration", folder, why)
     copy_into({name: here[name] for name in tensors}, tensors)
     return set(tensors), notes
+
+
+def _same_words(start: Adapter, coder: TextCoder) -> None:
+    """Raises TRAIN073 for another tokenizer (of those whose hashes are known): the same words would be other ids."""
+    there, here = (told.get("sha256") for told in (start.description.get("words") or {}, coder.to_json()))
+    if there is not None and here is not None and there != here:
+        why = f"the sha256 of that one begins with {there[:12]}, of this one with {here[:12]}"
+        raise another(f"{start.folder} was trained with another tokenizer.json", str(start.folder), why)
 
 
 class Narrow(Linear):

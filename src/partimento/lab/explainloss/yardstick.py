@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from partimento.lab.explainloss.record import Record
+from partimento.tokens.vocabulary import AudioVocabulary
 
 
 def outputs_of(record: Record) -> int | None:
@@ -44,7 +45,7 @@ def yardstick(record: Record, ends: bool) -> list[str]:
     if ids is None:
         return [said]
     shared = record.section("model").get("vocabulary") == "shared"
-    whole = ids + (most if shared else sum(record.cardinalities))
+    whole = AudioVocabulary(ids, len(record.cardinalities), most, "shared" if shared else "own").size
     wrong, right = math.log(whole), math.log(most)
     return [
         said,

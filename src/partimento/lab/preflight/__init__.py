@@ -24,6 +24,7 @@ from partimento.lab.preflight import (
     sight,
     sound,
     targets,
+    vocabulary,
 )
 from partimento.lab.preflight.bench import Bench
 from partimento.lab.preflight.check import Check, failed, skipped
@@ -53,6 +54,7 @@ CHECKS: dict[str, Callable[[Bench], Check]] = {
     "capacity": model.capacity_fits,
     "backbone": backbone.backbone_kept,
     "experts": backbone.experts_taken,
+    "vocabulary": vocabulary.ids_return,
     "init": model.init_documented,
     "attention": model.attention_spread,
     "initial loss": model.initial_loss,

@@ -59,6 +59,8 @@ def lost(coder: Coder, draw: Draw) -> list[str]:
             notes.append(f"{len(unknown)} of {len(theirs)} tags have no id in the weights, and are not told: {named}")
     if not isinstance(coder, TagWords):
         texts = texts_of(draw)
+        if not any(texts):
+            notes.append("no clip has tags or a caption: what encodes them learns nothing (docs/labels.md)")
         if long := sum(coder.cut(words) for words in texts):
             notes.append(f"{long} of {len(texts)} texts are longer than {coder.length} ids, and are cut there")
     return notes
