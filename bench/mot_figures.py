@@ -15,6 +15,7 @@ from follow import ASPECTS, Ask, chance
 from intervals import of_mean
 from partimento.lab.restored.intervals import Interval, difference_over_seeds
 
+WAYS = ("guidance 1", "guidance 2", "other words", "dealt anew")
 COMPARED = ("guidance 1", "other words", "dealt anew")
 CONTRASTS = [
     ("adapters", "random", "frozen experts: of MusicGen - random"),
@@ -54,7 +55,7 @@ def share(results: list[dict[str, Any]], way: str) -> dict[str, float]:
 def summary_of(results: list[dict[str, Any]]) -> dict[str, Any]:
     figures = {name: float(np.mean([one[name] for one in results])) for name in ("loss", "step_seconds", "minutes")}
     held_out = {name: float(np.mean([one["held_out"][name] for one in results])) for name in ("best", "last")}
-    ways = {way: share(results, way) for way in results[0]["hits"]}
+    ways = {way: share(results, way) for way in WAYS}
     return {"trained": results[0]["trained"], **figures, "held_out": held_out, "share": ways}
 
 
@@ -74,16 +75,15 @@ def report(
         f"{options.steps} steps each, {options.seeds} seeds; {options.books} codebooks, samples of",
         f"{options.seconds:g} s at temperature 1.",
         "",
-        "| | trained | rate | s a step | training loss | held out, best | tempo | key | style"
+        "| | trained | rate | training loss | held out, best | tempo | key | style"
         " | other words: tempo | key | style |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-        "| chance | | | | | | " + 2 * "".join(f"{by_chance[name]:.2f} | " for name in ASPECTS),
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| chance | | | | | " + 2 * "".join(f"{by_chance[name]:.2f} | " for name in ASPECTS),
     ]
     for arm, results in arms.items():
         loss, spread = of_mean([one["loss"] for one in results])
         best, around = of_mean([one["held_out"]["best"] for one in results])
         cells = [f"{results[0]['trained'] / 1e6:.2f} M", f"{results[0]['rate']:g}"]
-        cells += [f"{np.mean([one['step_seconds'] for one in results]):.2f}"]
         cells += [f"{loss:.2f} ± {spread:.2f}", f"{best:.3f} ± {around:.3f}"]
         for way in ("guidance 1", "other words"):
             cells += [f"{value:.2f}" for value in share(results, way).values()]
@@ -97,7 +97,7 @@ def report(
         "|---|---|---|---|---|---|",
     ]
     for arm, results in arms.items():
-        means = [float(np.mean(list(share(results, way).values()))) for way in results[0]["hits"]]
+        means = [float(np.mean(list(share(results, way).values()))) for way in WAYS]
         least = min(share(results, "guidance 1")[name] / by_chance[name] for name in ASPECTS)
         lines.append(f"| {arm} | " + " | ".join(f"{mean:.3f}" for mean in means) + f" | {least:.1f} |")
     lines += [
