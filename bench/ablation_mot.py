@@ -178,8 +178,8 @@ def _make(name: str, out: Path, steps: int) -> dict[str, Any]:
 
 
 def settings(job: Job) -> MotConfig:
-    """Tiny windows first, most of them at the beginnings of clips, where words matter: of a long one, in which music
-    goes on by itself, words decide a hundredth of the loss. Then longer ones."""
+    """Tiny windows first, most of them at the beginnings of clips, where words matter: further on, the music that is
+    there already says what follows. Then longer ones."""
     model = dict(ARMS[job.arm])
     if "experts_from" in model:
         model["experts_from"] = str(job.out / model["experts_from"])

@@ -118,6 +118,9 @@ def test_a_flat_run_is_what_transformers_computes(capsys: pytest.CaptureFixture[
     ok(capsys, "train", "mot.toml", *MODEL, *SHORT, *flat, "--run", "flat", "-q")
     told = ok(capsys, "weights", "export", "runs/flat", "--to", "whole", "--as", "transformers", "-q")
     assert told["source"]["run"] == "flat"
+    with pytest.raises(SystemExit):
+        main(["weights", "inspect", "whole"])
+    assert "AutoModelForCausalLM.from_pretrained" in capsys.readouterr().err
     theirs = transformers.AutoModelForCausalLM.from_pretrained(place / "whole", trust_remote_code=True).eval()
     player = Player.from_checkpoint(place / "runs" / "flat" / "checkpoints" / "step-000000004")
     text = player.coder.batch([Words.parse("slow | climbing")])

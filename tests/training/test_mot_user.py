@@ -27,7 +27,7 @@ from partimento.training.publish import export_weights
 
 sys.path.append(str(Path(__file__).parent))
 import codes_toy
-from mot_toy import config, write_llama, write_musicgen, write_pack
+from mot_toy import config, task, write_llama, write_musicgen, write_pack
 
 STOPPED = {"max_minutes": 1e-9}  # ends after its first step
 
@@ -132,6 +132,15 @@ def test_another_tokenizer_is_refused(pack: Path, llama: Path, tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
+def test_weights_that_were_learned_with_another_tokenizer_are_refused(pack: Path, llama: Path, tmp_path: Path) -> None:
+    run = train(config(pack, llama, train=STOPPED), runs=tmp_path)
+    export_weights(run.path, tmp_path / "beside")
+    begins = config(pack, llama, model={"weights": str(tmp_path / "beside")})
+    task(begins)
+    swap_letters(llama)
+    assert "another tokenizer.json" in refused("TRAIN073", lambda: task(begins)).message
+
+
 def test_another_config_json_is_refused(pack: Path, llama: Path, tmp_path: Path) -> None:
     """Rotary base and epsilon are in no tensor."""
     made = config(pack, llama, train=STOPPED)
@@ -177,6 +186,7 @@ def test_a_pack_without_words_is_said_to_have_none(
         writer.add(rng.integers(0, 12, (100, 3)), clip=f"clip{clip}")
     writer.finish()
     made = config(tmp_path / "silent", llama)
+    assert any("no clip has tags or a caption" in note for note in task(made).notes)
     found = {check.name: check for check in preflight(made, runs=tmp_path / "runs")}
     assert found["words"].status == "warn" and (found["text"].status, found["text"].found) == (
         "skipped",

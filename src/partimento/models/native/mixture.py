@@ -96,10 +96,10 @@ class NativeMixture(NativeSteps):
         if not (isinstance(expert, FeedforwardExpert) and expert.config.place == "instead"):
             made.gate, made.up, made.down = matrix("gate"), matrix("up"), matrix("down")
         if isinstance(expert, FeedforwardExpert):
-            made.expert = self._expert(expert.narrow, expert.up, None, expert.down, expert.widen)
+            made.expert = self._expert(expert.narrow, expert.up, expert.down, expert.widen)
         elif isinstance(expert, Bottleneck):
-            made.attention_expert = self._expert(None, expert.attention_narrow, None, expert.attention_widen, None)
-            made.expert = self._expert(None, expert.narrow, None, expert.widen, None)
+            made.attention_expert = self._expert(None, expert.attention_narrow, expert.attention_widen, None)
+            made.expert = self._expert(None, expert.narrow, expert.widen, None)
         return made
 
     def _expert(self, *layers: Linear | None) -> structures.Expert:
