@@ -12,12 +12,15 @@ adapters   the Llama is frozen; in every layer stands a feed-forward of the Musi
 random     the same, of a MusicGen as it was drawn: what the music in the experts is worth
 experts    the experts are trained too, from the MusicGen's
 scratch    the experts are trained too, from random ones
-rows       no experts: rows of the codes alone are trained
+mixture    the Llama is frozen; audio has blocks of its own, which begin as copies (the full mixture of transformers)
 full       no experts, and all of the Llama is trained: full fine-tuning
 
-Played are the captions of the loops that were learned from, at guidance 1 and 3, and the same labels in other words;
-style, tempo and key of what is played are estimated from the audio (partimento.lab.labels) and held against the labels
-of the loop. Held-out loss is of loops of other songs.
+Each way has the learning rate, of three, at which it came furthest in 300 steps of a seed that counts for nothing else.
+
+Each loop is told in four wordings. Played are the first of them, at guidance 1 and 2; one that no training saw; and
+captions of loops that do not exist, the style of one, the tempo of another and the key of a third. Style, tempo and key
+of what is played are estimated from the audio (partimento.lab.labels) and held against what was asked for. Held-out
+loss is of loops of other songs.
 
 A finished run is not repeated, an interrupted one goes on. Prints tables and, last, one JSON object; with --docs the
 tables are put between the marks of that page.
@@ -27,12 +30,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
-from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -41,21 +42,21 @@ import numpy as np
 import torch
 
 import mot_parts
-from follow import ASPECTS, Ask, chance, follows, listened
-from intervals import of_mean
+from follow import Ask, chance, dealt, follows, listened
+from mot_figures import contrasts, effect, report, summary_of
 from partimento import commit
 from partimento.audio.captions import caption
 from partimento.audio.synth import labels_of, render_band
 from partimento.codecs.codec import decode_whole, open_like
 from partimento.codecs.encode import encode
 from partimento.config import MotConfig, parse
-from partimento.lab.restored.intervals import Interval, difference_over_seeds
 from partimento.runs import checkpoint
 from partimento.runs.events import curve, read_events
 from partimento.sampling.guidance import Guidance
 from partimento.sampling.rules import Rules
 from partimento.tokens.pack import Pack
 from partimento.tokens.text import Words
+from partimento.tokens.writer import PackWriter
 from partimento.training.engine import train
 from partimento.training.player import Player
 
@@ -64,20 +65,19 @@ ARMS: dict[str, dict[str, Any]] = {
     "adapters": {"experts_from": "musicgen", "freeze": FROZEN},
     "random": {"experts_from": "drawn", "freeze": FROZEN},
     "experts": {"experts_from": "musicgen"},
-    "scratch": {"experts_from": "drawn"},
-    "rows": {"experts": "none"},
+    "scratch": {"expert_width": mot_parts.EXPERT_WIDTH, "expert_inner": mot_parts.EXPERT_INNER},
+    "mixture": {"experts": "full"},
     "full": {"experts": "none", "train_backbone": "all"},
 }
-WAYS = {"guidance 1": (1.0, False), "guidance 3": (3.0, False), "other words, guidance 3": (3.0, True)}
-CONTRASTS = [
-    ("adapters", "random", "frozen experts: of MusicGen - random"),
-    ("experts", "scratch", "trained experts: from MusicGen - from random"),
-    ("experts", "adapters", "experts of MusicGen: trained - frozen"),
-    ("adapters", "rows", "adapters and frozen experts - neither"),
-    ("adapters", "full", "adapters and frozen experts - full fine-tuning"),
-    ("experts", "full", "trained experts - full fine-tuning"),
-]
-BOOKS, SECONDS, REWORDED = 4, 5.0, 77
+WAYS = {
+    "guidance 1": (1.0, "first"),
+    "guidance 2": (2.0, "first"),
+    "other words": (1.0, "unseen"),
+    "dealt anew": (1.0, "dealt"),
+}
+RATES = (2e-3, 6e-3, 1.5e-2)
+SEARCH_SEED, SEARCH_STEPS = 99, 300
+WORDINGS = 4
 _BEGIN, _END = "<!-- figures: bench/ablation_mot.py -->", "<!-- end of figures -->"
 
 
@@ -87,11 +87,12 @@ class Job:
     seed: int
     steps: int
     rate: float
+    seconds: float
     out: Path
 
     @property
     def name(self) -> str:
-        return f"{self.arm}-{self.seed}-{self.steps}"
+        return f"{self.arm}-{self.seed}-{self.steps}-{self.rate:g}"
 
 
 def main() -> None:
@@ -102,15 +103,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--loops", type=int, default=36, help="of the band; two thirds or so are learned from")
-    parser.add_argument("--lr", type=float, default=2e-3, help="the same for every way")
+    parser.add_argument("--books", type=int, default=4, help="codebooks of nine")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of a sample")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--docs", type=Path, help="page whose figures are replaced")
     options = parser.parse_args()
     if options.quick:
         options.steps, options.seeds, options.loops = 20, 2, 12
     parts = prepare(options)
+    rates = search(options)
     jobs = [
-        Job(arm, seed, options.steps, options.lr, options.out) for seed in range(options.seeds) for arm in options.arms
+        Job(arm, seed, options.steps, rates[arm], options.seconds, options.out)
+        for seed in range(options.seeds)
+        for arm in options.arms
     ]
     found = run_all(jobs, options.jobs)
     arms = {arm: [found[job.name] for job in jobs if job.arm == arm] for arm in options.arms}
@@ -123,7 +128,13 @@ def main() -> None:
         commit.text(options.docs, f"{before}\n\n{text}\n\n{after}")
     summary = {arm: summary_of(results) for arm, results in arms.items()}
     effects = {title: effect(arms[one], arms[two]).to_json() for one, two, title in contrasts(arms)}
-    facts = {"steps": options.steps, "seeds": options.seeds, "chance": chance(asks_of(pack)), "parts": parts}
+    facts = {
+        "steps": options.steps,
+        "seeds": options.seeds,
+        "rates": rates,
+        "chance": chance(asks_of(pack)),
+        "parts": parts,
+    }
     print(json.dumps({"bench": "ablation_mot", **facts, "arms": summary, "following": effects}))
 
 
@@ -136,12 +147,27 @@ def prepare(options: argparse.Namespace) -> dict[str, Any]:
     for name, seed, loops in (("pack", 0, options.loops), ("other", 1, many)):
         if not (out / name).exists():
             render_band(out / f"{name}-music", loops, seed, captions=True)
-        encode([out / f"{name}-music"], out / name, books=(BOOKS,))
+        encode([out / f"{name}-music"], out / name, books=(options.books,))
+    write_wordings(Pack.open(out / "pack"), out / "told")
     steps = (20, 8) if options.quick else (600, 500)
     kinds = {"llama": (steps[0],), "musicgen": (steps[1],), "drawn": (0,)}
     with ProcessPoolExecutor(min(2, options.jobs), mp_context=get_context("spawn")) as pool:
         made = {name: pool.submit(_make, name, out, *count) for name, count in kinds.items()}
         return {name: future.result() for name, future in made.items()}
+
+
+def write_wordings(pack: Pack, to: Path) -> None:
+    """Each clip several times, with another caption of the same labels: what the words mean is all that they share."""
+    if to.exists():
+        return
+    writer = PackWriter(to, pack.spec)
+    for clip in range(len(pack.clips)):
+        index = int(pack.clips.clip[clip][:5])
+        for wording in range(WORDINGS):
+            words = caption(labels_of(0, index), wording, index)
+            name, source = f"{index:05d}-{wording}", pack.clips.source[clip]
+            writer.add(pack.read(clip), clip=name, source=source, tags=pack.clips.tags[clip], caption=words)
+    writer.finish()
 
 
 def _make(name: str, out: Path, steps: int) -> dict[str, Any]:
@@ -152,7 +178,8 @@ def _make(name: str, out: Path, steps: int) -> dict[str, Any]:
 
 
 def settings(job: Job) -> MotConfig:
-    """Short windows at the beginnings of clips first, where words matter; then long ones, in which music goes on."""
+    """Tiny windows first, most of them at the beginnings of clips, where words matter: further on, the music that is
+    there already says what follows. Then longer ones."""
     model = dict(ARMS[job.arm])
     if "experts_from" in model:
         model["experts_from"] = str(job.out / model["experts_from"])
@@ -160,17 +187,20 @@ def settings(job: Job) -> MotConfig:
         {
             "family": "mot",
             "data": {
-                "pack": str(job.out / "pack"),
+                "pack": str(job.out / "told"),
                 "text": "caption",
-                "window": 32,
-                "begin_share": 0.5,
+                "window": 8,
+                "begin_share": 0.6,
                 "null_share": 0.15,
             },
-            "model": {"backbone": str(job.out / "llama"), "text_length": 48, **model},
-            "optim": {"lr": job.rate, "warmup": min(60, job.steps // 4), "batch": 64, "ema": 0.99},
+            "model": {"backbone": str(job.out / "llama"), "text_length": 36, **model},
+            "optim": {"lr": job.rate, "warmup": min(60, job.steps // 4), "batch": 192, "ema": 0.99},
             "train": {
                 "steps": job.steps,
-                "stages": [{"start": job.steps // 3, "window": 256, "batch": 8}],
+                "stages": [
+                    {"start": 5 * job.steps // 12, "window": 64, "batch": 32},
+                    {"start": 2 * job.steps // 3, "window": 256, "batch": 8},
+                ],
                 "valid_every": max(1, job.steps // 6),
                 "valid_items": 16,
                 "save_every": max(1, job.steps // 4),
@@ -195,16 +225,46 @@ def asks_of(pack: Pack) -> list[Ask]:
     return asks
 
 
-def words_of(pack: Pack, *, reworded: bool) -> list[Words]:
-    """The captions of the training loops, or others that say the same."""
-    clips = [int(clip) for clip in pack.split("train")]
-    if not reworded:
-        return [Words(text=pack.clips.caption[clip]) for clip in clips]
-    indices = [int(pack.clips.clip[clip][:5]) for clip in clips]
-    return [Words(text=caption(labels_of(0, index), REWORDED, index)) for index in indices]
+def asked(pack: Pack, how: str) -> list[tuple[Ask, Words]]:
+    """What is played for each loop that was learned from: its labels in the first of its wordings or in one that was
+    never told, or labels dealt anew among the loops."""
+    asks, pairs = asks_of(pack), []
+    asks = dealt(asks) if how == "dealt" else asks
+    for clip, ask in zip(pack.split("train"), asks, strict=True):
+        index = int(pack.clips.clip[int(clip)][:5])
+        labels = replace(labels_of(0, index), style=ask.style, tempo=round(ask.tempo), key=ask.key)
+        pairs.append((ask, Words(text=caption(labels, 0 if how == "first" else WORDINGS, index))))
+    return pairs
 
 
 # Runs
+
+
+def search(options: argparse.Namespace) -> dict[str, float]:
+    """The rate of each way: of RATES, that with the least training loss after a few steps."""
+    steps = min(SEARCH_STEPS, options.steps)
+    jobs = [Job(arm, SEARCH_SEED, steps, rate, options.seconds, options.out) for arm in options.arms for rate in RATES]
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        losses = dict(zip(jobs, pool.map(_searched, jobs), strict=True))
+    for arm in options.arms:
+        found = "  ".join(f"{job.rate:g}: {loss:.3f}" for job, loss in losses.items() if job.arm == arm)
+        print(f"rates of {arm:<9} {found}", file=sys.stderr, flush=True)
+    return {arm: min((loss, job.rate) for job, loss in losses.items() if job.arm == arm)[1] for arm in options.arms}
+
+
+def _searched(job: Job) -> float:
+    """Mean training loss of the last tenth of the steps, all in short windows."""
+    kept = job.out / "searched" / f"{job.name}.json"
+    if not kept.exists():
+        torch.set_num_threads(1)
+        config = settings(job)
+        told = {"stages": [], "valid_every": job.steps, "log_every": max(1, job.steps // 60)}
+        short = config.model_copy(update={"train": config.train.model_copy(update=told)})
+        run = train(short, runs=job.out / "runs", run=job.name)
+        losses = [loss for step, loss in curve(read_events(run.events_path), "train", "loss") if step > 0.9 * job.steps]
+        commit.record(kept, {"loss": float(np.mean(losses))})
+    found: dict[str, float] = json.loads(kept.read_text())
+    return found["loss"]
 
 
 def run_all(jobs: Sequence[Job], processes: int) -> dict[str, dict[str, Any]]:
@@ -237,130 +297,36 @@ def _run(job: Job) -> dict[str, Any]:
     trained = sum(weight.numel() for weight in player.module.parameters() if weight.requires_grad)
     facts = {
         "seed": job.seed,
+        "rate": job.rate,
         "trained": trained,
         "step_seconds": seconds,
         "minutes": (events[-1]["time"] - events[0]["time"]) / 60,
         "loss": lines[-1]["loss"],
         "held_out": {"best": min(held_out), "last": held_out[-1]},
         "songs": [ask.song for ask in asks_of(Pack.open(job.out / "pack"))],
-        "hits": played(player, Pack.open(job.out / "pack")),
+        "hits": played(player, Pack.open(job.out / "pack"), job.seconds),
     }
     commit.record(kept, facts)
     return facts
 
 
-def played(player: Player, pack: Pack) -> dict[str, list[list[bool]]]:
+def played(player: Player, pack: Pack, seconds: float) -> dict[str, list[list[bool]]]:
     """For every way of playing and every training loop: whether tempo, key and style are those of its labels."""
-    codec, spec, asks = open_like(pack.spec), pack.spec, asks_of(pack)
+    codec, spec = open_like(pack.spec), pack.spec
     hits = {}
-    for way, (guidance, reworded) in WAYS.items():
+    for way, (guidance, how) in WAYS.items():
+        pairs = asked(pack, how)
         items = player.play(
-            frames=round(SECONDS * float(spec.frame_rate)),
-            seeds=range(len(asks)),
+            frames=round(seconds * float(spec.frame_rate)),
+            seeds=range(len(pairs)),
             rules=Rules(),
-            words=words_of(pack, reworded=reworded),
+            words=[words for _, words in pairs],
             guidance=Guidance(guidance),
         )
         clips = [item.codes_TK.numpy() for item in items]
         found = [listened(decode_whole(codec, one), spec.sample_rate) if len(one) else None for one in clips]
-        hits[way] = [list(follows(ask, one).values()) for ask, one in zip(asks, found, strict=True)]
+        hits[way] = [list(follows(ask, one).values()) for (ask, _), one in zip(pairs, found, strict=True)]
     return hits
-
-
-# Figures
-
-
-def by_song(result: dict[str, Any], way: str) -> dict[str, list[float]]:
-    """{song: share of the three labels that each of its samples has}."""
-    found: defaultdict[str, list[float]] = defaultdict(list)
-    for song, hits in zip(result["songs"], result["hits"][way], strict=True):
-        found[song].append(float(np.mean(hits)))
-    return dict(found)
-
-
-def effect(one: list[dict[str, Any]], two: list[dict[str, Any]], way: str = "guidance 3") -> Interval:
-    """one - two, over seeds and songs, of the share of labels that are followed."""
-    first, second = ({str(result["seed"]): by_song(result, way) for result in side} for side in (two, one))
-    return difference_over_seeds(first, second)
-
-
-def contrasts(arms: Collection[str]) -> list[tuple[str, str, str]]:
-    return [(one, two, title) for one, two, title in CONTRASTS if {one, two} <= set(arms)]
-
-
-def share(results: list[dict[str, Any]], way: str) -> dict[str, float]:
-    """Of the samples of all seeds, by label."""
-    hits_NA = np.concatenate([np.array(result["hits"][way], float) for result in results])
-    return dict(zip(ASPECTS, hits_NA.mean(0).tolist(), strict=True))
-
-
-def summary_of(results: list[dict[str, Any]]) -> dict[str, Any]:
-    figures = {name: float(np.mean([one[name] for one in results])) for name in ("loss", "step_seconds", "minutes")}
-    held_out = {name: float(np.mean([one["held_out"][name] for one in results])) for name in ("best", "last")}
-    ways = {way: share(results, way) for way in WAYS}
-    return {"trained": results[0]["trained"], **figures, "held_out": held_out, "share": ways}
-
-
-def report(
-    arms: dict[str, list[dict[str, Any]]], parts: dict[str, Any], asks: list[Ask], options: argparse.Namespace
-) -> str:
-    """The tables as Markdown."""
-    by_chance, llama, musicgen = chance(asks), parts["llama"], parts["musicgen"]
-    command = shlex.join(["python", "bench/ablation_mot.py", *sys.argv[1:]])
-    lines = [
-        f"`{command}`",
-        "",
-        f"The Llama ({llama['parameters'] / 1e6:.2f} M weights) reached {llama['nats']:.2f} nats an id on captions of",
-        f"other loops, where the frequencies of the ids give {llama['unigram']:.2f}; the MusicGen",
-        f"({musicgen['parameters'] / 1e6:.1f} M) {musicgen['nats']:.2f} nats a code of other songs, where a guess",
-        f"costs {np.log(1024):.2f}. {len(asks)} loops of {len({ask.song for ask in asks})} songs were learned from,",
-        f"{options.steps} steps each, AdamW at {options.lr:g}, {options.seeds} seeds; {BOOKS} codebooks, samples of",
-        f"{SECONDS:g} s at temperature 1.",
-        "",
-        "| | trained | s a step | training loss | held out, best | tempo | key | style"
-        " | other words: tempo | key | style |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-        "| chance | | | | | " + 2 * "".join(f"{by_chance[name]:.2f} | " for name in ASPECTS),
-    ]
-    for arm, results in arms.items():
-        loss, spread = of_mean([one["loss"] for one in results])
-        best, around = of_mean([one["held_out"]["best"] for one in results])
-        cells = [f"{results[0]['trained'] / 1e6:.2f} M", f"{np.mean([one['step_seconds'] for one in results]):.2f}"]
-        cells += [f"{loss:.2f} ± {spread:.2f}", f"{best:.3f} ± {around:.3f}"]
-        for way in ("guidance 3", "other words, guidance 3"):
-            cells += [f"{value:.2f}" for value in share(results, way).values()]
-        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "Followed at guidance 3, by label; losses in nats a code, ± Student's t over the seeds. *Other words*: captions"
-        " that were never shown, of the same loops.",
-        "",
-        "| all three labels | guidance 1 | guidance 3 | other words, guidance 3 | times chance |",
-        "|---|---|---|---|---|",
-    ]
-    for arm, results in arms.items():
-        means = [float(np.mean(list(share(results, way).values()))) for way in WAYS]
-        least = min(share(results, "guidance 3")[name] / by_chance[name] for name in ASPECTS)
-        lines.append(f"| {arm} | " + " | ".join(f"{mean:.3f}" for mean in means) + f" | {least:.1f} |")
-    lines += [
-        "",
-        "*Times chance* is the least of tempo, key and style at guidance 3. Differences of the share of labels that are"
-        " followed, over songs and seeds at once (95 %); an interval without 0 is bold:",
-        "",
-        "| difference | guidance 3 | other words |",
-        "|---|---|---|",
-    ]
-    for one, two, title in contrasts(arms):
-        cells = [told(effect(arms[one], arms[two], way)) for way in ("guidance 3", "other words, guidance 3")]
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def told(found: Interval) -> str:
-    if found.low is None or found.high is None:
-        return f"{found.mean:+.3f}"
-    text = f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-    return f"**{text}**" if found.excludes_zero else text
 
 
 if __name__ == "__main__":

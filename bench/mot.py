@@ -2,6 +2,7 @@
 
     python bench/mot.py                  some 25 minutes on 2 cores
     python bench/mot.py --size d=512     one size only
+    python bench/mot.py --torch-products --only training      how much of it is the library of the matrix products
     python bench/mot.py --quick          under 2 minutes: the smaller size, few repetitions
     python bench/mot.py --device cuda    a 1B backbone in bfloat16, steps as CUDA graphs
 
@@ -42,6 +43,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
+from partimento.models import linear
 from partimento.models.conditions import Told
 from partimento.models.experts import ExpertConfig
 from partimento.models.llama import LlamaConfig
@@ -409,10 +411,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the smaller size, few repetitions")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--torch-products", action="store_true", help="without oneDNN in place of MKL on our side")
     parser.add_argument("--size", help="the sizes whose name begins so")
     parser.add_argument("--only", choices=("training", "playing", "grids"))
     arguments = parser.parse_args()
     device, quick = torch.device(arguments.device), arguments.quick
+    if arguments.torch_products:
+        linear._SMALL = linear._SMALL_PACKED = 2**62  # multiply-adds below which a product is torch's own
     sizes = GPU_SIZES if device.type == "cuda" else SIZES[: 1 if quick else None]
     sizes = [size for size in sizes if size.name.startswith(arguments.size or "")]
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"

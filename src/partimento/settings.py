@@ -143,7 +143,7 @@ class Train(Section):
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     """Save and stop after this long; the same command goes on from there."""
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = []
-    """Where to show the run besides its own log (pip install 'partimento[trackers]'); none of them can slow or stop it."""
+    """Where to show the run besides its own log (pip install 'partimento[trackers]'); none can slow or stop it."""
 
 
 class Demo(Section):

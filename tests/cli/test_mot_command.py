@@ -14,7 +14,7 @@ from partimento.cli.main import main
 
 sys.path += [str(Path(__file__).parents[1] / room) for room in ("training", "play")]
 from codes_toy import ToyCodec
-from mot_toy import write_llama, write_pack
+from mot_toy import write_llama, write_musicgen, write_pack
 
 from partimento.tokens import patterns
 from partimento.tokens.text import Words
@@ -63,6 +63,7 @@ def test_from_a_configuration_to_a_folder_that_others_load(capsys: pytest.Captur
               "--seconds", 0.2, "-q")  # fmt: skip
     assert (made["samples"][0]["tags"], made["samples"][0]["text"]) == (["slow"], "falling")
     ok(capsys, "report", "runs/r")
+    assert 'id="experts"' not in (place / "runs" / "r" / "report.html").read_text()
     told = ok(capsys, "weights", "export", "runs/r", "--to", "beside", "-q")
     assert told["layout"] == "partimento" and not list((place / "beside").glob("tokenizer*"))
     seen = ok(capsys, "weights", "inspect", "beside")
@@ -83,12 +84,43 @@ def test_from_a_configuration_to_a_folder_that_others_load(capsys: pytest.Captur
     assert status == 2 and json.loads(out)["error"]["code"] == "TRAIN073"
 
 
+def test_what_experts_were_taken_from_is_shown_before_during_and_after(
+    capsys: pytest.CaptureFixture[str], place: Path
+) -> None:
+    """The same rows in plan, preflight, report and inspect; a training that begins with those of another says so."""
+    write_musicgen(place / "musicgen", layers=5)
+    base = ("model.text_length=24", "model.experts_from=musicgen", *SHORT, "demo.temperatures=[]")
+    up = "decoder.model.decoder.layers.0-1.fc1.weight"
+    summary = (
+        "4 of 8 tensors of the experts (384 of 896 numbers) are those of musicgen; its layers 2-4 of 5 are not used"
+    )
+    for command in ("plan", "preflight"):
+        status, out = run(capsys, command, "mot.toml", *base, "-q")
+        assert status == 0 and summary in out and "rule: layer i of the backbone takes layer i" in out
+        (row,) = [line.split() for line in out.splitlines() if up in line]
+        assert row == ["0-1", "up", "12", "x", "8", "192", up]
+    ok(capsys, "train", "mot.toml", *base, "--run", "taken", "-q")
+    run(capsys, "report", "runs/taken")
+    page = (place / "runs" / "taken" / "report.html").read_text()
+    assert f"<td>{up}</td>" in page and summary in page
+    ok(capsys, "weights", "export", "runs/taken", "--to", "taken", "-q")
+    shown = run(capsys, "weights", "inspect", "taken")[1]
+    assert summary in shown and up in shown and str(place / "musicgen") in shown
+    assert len(ok(capsys, "weights", "inspect", "taken")["experts_from"]["report"]["rows"]) == 8
+    ok(capsys, "train", "mot.toml", *base, "model.weights=taken", "--run", "on", "-q")
+    ok(capsys, "weights", "export", "runs/on", "--to", "on", "-q")
+    assert "4 of these tensors were trained before" in run(capsys, "weights", "inspect", "on")[1]
+
+
 def test_a_flat_run_is_what_transformers_computes(capsys: pytest.CaptureFixture[str], place: Path) -> None:
     """1e-5 of logits near 1, float32."""
     flat = ("model.pattern=flat", "model.vocabulary=shared", "demo.temperatures=[]")
     ok(capsys, "train", "mot.toml", *MODEL, *SHORT, *flat, "--run", "flat", "-q")
     told = ok(capsys, "weights", "export", "runs/flat", "--to", "whole", "--as", "transformers", "-q")
     assert told["source"]["run"] == "flat"
+    with pytest.raises(SystemExit):
+        main(["weights", "inspect", "whole"])
+    assert "AutoModelForCausalLM.from_pretrained" in capsys.readouterr().err
     theirs = transformers.AutoModelForCausalLM.from_pretrained(place / "whole", trust_remote_code=True).eval()
     player = Player.from_checkpoint(place / "runs" / "flat" / "checkpoints" / "step-000000004")
     text = player.coder.batch([Words.parse("slow | climbing")])

@@ -151,7 +151,7 @@ def _size(picture: Path) -> tuple[int, int]:
 
 
 def test_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("partimento.codecs.pretrained.cached", lambda hub: None)
+    monkeypatch.setattr("partimento.runs.hub.cached", lambda name, file: None)
     done = CliRunner().invoke(cli, ["codec", "list", "--json"])
     rows = {row["codec"]: row for row in json.loads(done.stdout)["codecs"]}
     assert rows["resident-44k"]["here"] and rows["resident-44k"]["kbit/s"] == pytest.approx(7.75, abs=0.01)

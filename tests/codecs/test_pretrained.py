@@ -13,8 +13,9 @@ import torch
 from tinydac import save, tiny_dac
 
 from partimento.codecs.codec import Codec, open_codec, open_like
-from partimento.codecs.pretrained import SHORT, cached, is_hub_name, weights_hash
+from partimento.codecs.pretrained import CONFIG, SHORT, weights_hash
 from partimento.errors import PartimentoError, explanations
+from partimento.runs import hub
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +68,16 @@ def test_hub_names_come_from_the_cache(checkpoint: Path, tmp_path: Path, monkeyp
         error = fails("CODEC014", lambda name=name: open_codec(name))  # type: ignore[misc]
         assert f"hf download {SHORT[name].hub if name in SHORT else name}" in str(error.next)
     folder = in_cache(tmp_path, "descript/dac_44khz", checkpoint)
-    assert cached("descript/dac_44khz") == folder
+    assert hub.cached("descript/dac_44khz", CONFIG) == folder
     assert open_codec("dac-44k").spec == open_codec("descript/dac_44khz").spec == open_codec(str(checkpoint)).spec
     (folder / "model.safetensors").unlink()
     fails("CODEC016", lambda: open_codec("dac-44k"))
 
 
 def test_names() -> None:
-    assert is_hub_name("descript/dac_44khz")
-    assert not any(map(is_hub_name, ("dac-44k", "/abs/olute", "./here", "a/b/c", "~/x", "../x/y", "module:function")))
+    assert hub.is_name("descript/dac_44khz")
+    paths = ("dac-44k", "/abs/olute", "./here", "a/b/c", "~/x", "../x/y", "module:function", "a--b/c", "x.git/x.git")
+    assert not any(map(hub.is_name, paths))
 
 
 def test_published_rates() -> None:

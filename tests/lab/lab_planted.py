@@ -34,7 +34,7 @@ from partimento.training.player import Player
 
 SPEC = CodecSpec("fake", "0" * 64, 8000, Fraction(20), (12, 12, 12))
 OF_SOUND = {"length", "delay", "identity", "players"}  # checks that are asked of other families only
-OF_MOT = {"backbone"}
+OF_MOT = {"backbone", "experts", "vocabulary"}
 TINY = {
     "rvq": {"width": 32, "layers": 2, "heads": 2},
     "dia": {"width": 32, "layers": 2, "heads": 2, "text_width": 32, "text_layers": 1, "text_heads": 2},

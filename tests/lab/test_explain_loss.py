@@ -179,6 +179,36 @@ def test_the_whole_vocabulary_is_the_wrong_yardstick(tmp_path, kind, ids, wrong)
     assert found.young and "no validation" in found.verdict[2] and found.good is None
 
 
+@pytest.mark.parametrize(
+    ("heard", "said"),
+    [
+        (3.0, "1.00 nats an id less than the Llama without the sound"),
+        (4.01, "as much as the Llama without the sound: nothing says yet that it listens"),
+        (5.0, "still cost 1.00 nats an id more than the Llama without the sound"),
+        (None, None),
+    ],
+)
+def test_words_are_held_against_who_hears_nothing(tmp_path, heard, said):
+    run = make_run(tmp_path, family="mot", data={"pack": "gone"}, model={"backbone": "x", "caption_share": 0.3})
+    log = EventLog(run.events_path)
+    log.append("baseline", 0, unigram_ce_K=[2.0], unigram_caption_ce=4.5, llama_caption_ce=4.0)
+    log.append("valid", 300, weights="raw", ce_K=[1.9], caption_ce=heard)
+    found = explain_loss(run.path)
+    (words,) = [part for part in found.parts if part.title == "The words, told from the sound"]
+    assert [row[1] for row in words.rows] == [None, 4.5, 4.0, None, heard]
+    assert len(words.prose) == 1 if said is None else said in words.prose[1]
+
+
+def test_books_of_different_sizes_have_one_softmax_and_that_is_said(tmp_path):
+    run = make_run(tmp_path)
+    EventLog(run.events_path).append("train", 300, loss=2.7, ce_K=[2.7, 2.0])
+    describe(run, 300, {"spec": {"cardinalities": [16, 8], "frame_rate": [50, 1]}, "decoder": {"outputs": 17}})
+    found = explain_loss(run.path)
+    prose = " ".join(next(part for part in found.parts if part.title == "What the number is").prose)
+    assert "a guess among these costs 2.08 to 2.77 nats" in prose and "these and EOS alone" not in prose
+    assert f"begins at ln 17 = {math.log(17):.2f} in all of them" in prose
+
+
 def test_a_run_without_a_step_is_too_young(tmp_path):
     found = explain_loss(make_run(tmp_path).path)
     assert found.step is None and found.good is None and "no step has been logged" in found.verdict[2]

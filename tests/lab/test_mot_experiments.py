@@ -1,43 +1,27 @@
-"""The experiment files of the mot family are planned from published shapes alone: nothing is downloaded or read."""
+"""The experiment files of the mot family are planned from published shapes alone: no weights, and no pack."""
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from partimento.config import MotConfig, load
 from partimento.lab.plan import plan
 from partimento.lab.plan.text import number
-from partimento.tokens.spec import CodecSpec
-from partimento.tokens.writer import PackWriter
 
 FOLDER = Path(__file__).parents[2] / "configs" / "experiments"
-ENCODEC = CodecSpec("encodec-32k", "0" * 64, 32000, Fraction(50), (2048,) * 4)
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("here")
-    writer, rng = PackWriter(root / "packs" / "musiccaps", ENCODEC), np.random.default_rng(0)
-    for clip in range(6):
-        writer.add(rng.integers(0, 2048, (2000, 4)), clip=f"c{clip}", caption="a slow waltz", source=str(clip))
-    writer.finish()
-    return root
 
 
 @pytest.mark.parametrize("name", ["mot_flat", "mot_delay", pytest.param("mot_full", marks=pytest.mark.slow)])
-def test_the_figures_in_its_head_are_planned(here: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.chdir(here)
+def test_the_figures_in_its_head_are_planned(name: str) -> None:
     file = FOLDER / f"{name}.toml"
     shapes = ["model.backbone=Llama-3.2-1B"]
     shapes += [] if name == "mot_full" else ["model.experts_from=musicgen-small"]
     config = load(file, shapes)
     assert isinstance(config, MotConfig)
-    found, told = plan(config), file.read_text()
+    found, told = plan(config, codec="encodec-32k"), file.read_text()
     memory = found.options[0].memory
     figures: list[Any] = [number(found.parameters), f"{memory.total / 1e9:.1f} GB"]
     figures += [number(found.trainable)] if name != "mot_flat" else [f"{memory.weights / 1e9:.2f} GB"]

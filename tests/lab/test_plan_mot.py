@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from partimento.cli.main import main
 from partimento.config import parse
+from partimento.errors import PartimentoError
 from partimento.lab.plan import plan
 from partimento.lab.plan.cost import item_flops
 from partimento.lab.plan.memory import USABLE
@@ -112,8 +113,9 @@ def config(pack, backbone=None, **overrides):
 
 
 @pytest.fixture(scope="module")
-def system_d(encodec):
-    return plan(config(encodec, **SYSTEM_D), memory=24.0)
+def system_d():
+    """From options alone: there is no such pack."""
+    return plan(config("nowhere", **SYSTEM_D), memory=24.0, codec="encodec-32k")
 
 
 def test_system_d_has_the_parameters_that_it_had(system_d):
@@ -132,6 +134,51 @@ def test_system_d_has_the_parameters_that_it_had(system_d):
     frozen = 128_256 * 2048 + 973_144_064 + 2048 + 134_217_728  # embedding, blocks, last norm, feed-forwards
     assert found.frozen == frozen and found.parts["backbone: blocks"] == 973_144_064
     assert found.layouts[0].window_seconds == 4.96  # of 10 s that a clip has
+
+
+def test_a_codec_in_place_of_the_pack_gives_the_figures_of_the_pack(encodec, llama):
+    settings = {"model__caption_share": 0.5, "model__train_backbone": "head", "train__precision": "bf16"}
+    with_pack = plan(config(encodec, llama, **settings), memory=1.0)
+    without = plan(config("nowhere", llama, **settings), memory=1.0, codec="facebook/encodec_32khz")
+    hours = with_pack.data.hours
+    stated = plan(config("nowhere", llama, **settings), memory=1.0, codec="encodec-32k", hours=hours)
+    assert without.data is None and without.epochs is None and without.codes_per_parameter is None
+    assert stated.data.codes == with_pack.data.codes and stated.data.clips is None
+    for found in (without, stated):
+        assert (found.options, found.layouts, found.parts) == (with_pack.options, with_pack.layouts, with_pack.parts)
+        assert (found.flops, found.seen_codes) == (with_pack.flops, with_pack.seen_codes)
+        json.dumps(found.to_json())
+    assert stated.epochs == with_pack.epochs
+    table = {title: rows for title, _, rows in sections(without)}["data"]
+    assert table[0][0] == "no pack" and "no hours given" in table[0][1]
+
+
+@pytest.mark.parametrize("tree", [{"family": "rvq"}, {"family": "dia", "model": {"width": 64, "heads": 2}}])
+def test_the_other_families_of_codes_are_planned_without_a_pack(tree):
+    tree = {**tree, "data": {"pack": "nowhere", "window": 64}, "train": {"device": "cpu", "steps": 10}}
+    found = plan(parse(tree), codec="resident-44k", hours=2.0)
+    assert found.trainable > 0 and found.data.hours == pytest.approx(2.0, rel=1e-4) and found.options[0].memory.total
+
+
+def test_a_codec_is_not_for_everything(encodec):
+    with pytest.raises(ValueError, match="hours are counted"):
+        plan(config(encodec, "Llama-3.2-1B"), hours=2.0)
+    with pytest.raises(ValueError, match="in place of the pack"):
+        plan(config(encodec, "Llama-3.2-1B"), codec="encodec-32k", measure=True)
+    with pytest.raises(PartimentoError) as caught:
+        plan(config(encodec, "Llama-3.2-1B"), codec="encodec-33k")
+    assert caught.value.code == "CODEC001"
+
+
+def test_what_is_not_there_names_what_plans_without_it(encodec):
+    names = {"model__backbone": "meta-llama/Llama-3.2-3B", "model__experts_from": "facebook/musicgen-large"}
+    with pytest.raises(PartimentoError) as caught:
+        plan(config(encodec, **names))
+    assert caught.value.code == "WEIGHTS020"
+    assert "model.backbone=Llama-3.2-3B model.experts_from=musicgen-large" in (caught.value.next or "")
+    with pytest.raises(PartimentoError) as caught:
+        plan(config("nowhere", **names))
+    assert caught.value.code == "PACK001" and "--codec" in (caught.value.next or "")
 
 
 def test_a_delayed_grid_holds_four_times_the_seconds(system_d):
@@ -187,7 +234,9 @@ def test_frozen_weights_are_half_as_large_where_products_are_bfloat16(encodec):
     assert now.gradients == then.gradients == 4 * exact.trainable and now.moments == 8 * exact.trainable
     (option,) = [one for one in exact.options if one.settings == "train.precision=bf16"]
     assert option.memory == then
-    assert not [one for one in exact.options if "recompute" in one.settings or "parallel" in one.settings]
+    assert not [one for one in exact.options if "parallel" in one.settings]
+    (again,) = [one for one in exact.options if one.settings == "train.recompute=full"]
+    assert again.memory.activations < 0.5 * now.activations
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -202,7 +251,7 @@ def test_activations_are_those_that_a_training_keeps(pack, llama, precision, how
     keys, size = 128 + 24, 2 if precision == "bf16" else 4
     masks = 2 * 4 * 128 * keys * size
     if "model__caption_share" in how:
-        masks += 2 * 4 * size * (128 * (128 + 1) + 24 * (1 + 128 + 24))
+        masks += 4 * size * (128 * (128 + 1) + 2 * 24 * (1 + 128 + 24))  # the last block of what is heard has none
     estimate = 4 * found.activations("none") - found.largest + found.copies - masks
     assert estimate == pytest.approx(real, rel=0.1), estimate / real
 
@@ -238,6 +287,22 @@ def test_the_frozen_text_costs_no_gradient(pack, llama):
     matrices = 2 * 2 * 24 * (4 * 64 * 64 + 3 * 64 * 128) - 2 * 24 * (2 * 64 * 64 + 3 * 64 * 128)
     scores = 4 * 64 * (48**2 - 24**2) + 2 * 12 * 64 * 128 * 24
     assert long - short == matrices + scores
+
+
+def test_the_layout_of_another_system_by_options_alone(tmp_path, monkeypatch, capsys):
+    """What docs/mot.md says: no file but the one with the family's name, no pack, no weights."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.toml").write_text('family = "mot"\n[data]\npack = "nowhere"\nwindow = 992\n[model]\nbackbone = ""')
+    plain = {name.replace("__", "."): value for name, value in SYSTEM_D.items() if name != "model__freeze"}
+    given = [f"{name}={value}" for name, value in plain.items()] + [f"model.freeze=['{SYSTEM_D['model__freeze'][0]}']"]
+    with pytest.raises(SystemExit) as end:
+        main(["plan", "a.toml", *given, "--codec", "encodec-32k", "--json", "-q"])
+    told = json.loads(capsys.readouterr().out)
+    assert end.value.code == 0 and told["data"] is None and told["codec"] == "encodec-32k"
+    trained = told["trained"]
+    assert trained["experts: adapters"] == 67_108_864
+    assert trained["backbone: output rows"] + trained["codes: output rows"] == 266_864_640
+    assert round((67_108_864 + 266_864_640) / 1e6, 1) == 334.0
 
 
 def test_the_command(pack, llama, tmp_path, capsys):

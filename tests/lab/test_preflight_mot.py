@@ -4,6 +4,7 @@ planted fault is named by the checks that are there for it, and by no other."""
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from pathlib import Path
 
@@ -14,12 +15,16 @@ from lab_planted import OF_SOUND, make_pack
 from partimento.config import parse
 from partimento.errors import PartimentoError
 from partimento.lab.overfit import overfit
-from partimento.lab.preflight import preflight
+from partimento.lab.preflight import CHECKS, preflight
+from partimento.lab.preflight.backbone import experts_taken
+from partimento.lab.preflight.bench import Bench
 from partimento.models import mixture_cache
 from partimento.models.experts import FeedforwardExpert
 from partimento.models.llama import Llama, LlamaBlock
 from partimento.models.mixture import MixtureModel
 from partimento.models.mixture_decoder import MixtureDecoder
+from partimento.tokens.vocabulary import AudioVocabulary
+from partimento.training import mixing
 
 sys.path.append(str(Path(__file__).parents[1] / "runs"))
 from small_models import write_llama, write_musicgen
@@ -86,7 +91,9 @@ def test_a_healthy_configuration_passes(pack, models, tmp_path, overrides):
     found = preflight(config(pack, models, **overrides), runs=tmp_path / "runs")
     assert not called(found, "failed", "warn"), [check for check in found if check.status in ("failed", "warn")]
     whole = {"frozen"} if overrides.get("model__train_backbone") == "all" else set()
-    assert called(found, "skipped") - whole == SKIPPED
+    assert called(found, "skipped") - whole - {"experts"} == SKIPPED
+    taken = one(found, "experts")
+    assert (taken.status == "ok") == any("up  " in line for line in taken.lines) == ("model__experts_from" in overrides)
     assert "stand instead" in one(found, "backbone").found or "instead" not in overrides.values()
 
 
@@ -105,6 +112,31 @@ def test_long_captions_are_counted(pack, models, tmp_path):
 def test_without_a_null_condition_guidance_is_refused(pack, models, tmp_path):
     found = one(preflight(config(pack, models, data__null_share=0.0), runs=tmp_path / "runs"), "guidance")
     assert found.status == "warn" and "guidance and playing without words" in found.found
+
+
+def test_every_check_has_a_row_in_the_docs():
+    page = (Path(__file__).parents[2] / "docs" / "before_a_run.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \|", page[page.index("| check | measures") :], re.MULTILINE)[1:]
+    assert rows == list(CHECKS)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_experts_that_were_drawn_anew_are_named_and_no_others(pack, models, tmp_path, monkeypatch, precision):
+    """Defect D4: a report that says what was copied, and weights that say otherwise."""
+    copied = mixing.transplant
+    made = config(pack, models, model__experts_from="musicgen", train__precision=precision, model__freeze=[r"\.up\."])
+    assert experts_taken(Bench(made, tmp_path)).status == "ok"
+
+    def drawn_again(decoder, donor):
+        report = copied(decoder, donor)
+        with torch.no_grad():
+            decoder.experts[1].up.weight.normal_()
+        return report
+
+    monkeypatch.setattr(mixing, "transplant", drawn_again)
+    found = experts_taken(Bench(made, tmp_path))
+    assert found.status == "failed" and found.found.startswith("experts.1.up.weight is not ")
+    assert "experts.0" not in found.found
 
 
 def _pads_are_attended(patch):
@@ -147,7 +179,7 @@ def _experts_begin_with_noise(patch):
 
 
 def _other_positions_in_playing(patch):
-    tell = mixture_cache._Told.tell
+    tell = mixture_cache.BehindWords.tell
 
     def padded(self, prefix):
         """As if the text were as long as its padding."""
@@ -156,7 +188,7 @@ def _other_positions_in_playing(patch):
             count_B = torch.full_like(prefix.count_B, prefix.mask_BM.shape[1])
             self.prefix = dataclasses.replace(prefix, count_B=count_B)
 
-    patch.setattr(mixture_cache._Told, "tell", padded)
+    patch.setattr(mixture_cache.BehindWords, "tell", padded)
     return {"cache": "off those of teacher forcing"}
 
 
@@ -193,7 +225,33 @@ def _large_output_rows(patch):
     return {"init": "head", "initial loss": "ln 13"}
 
 
+def _codes_are_read_book_by_book(patch):
+    """[K, T] in place of [T, K]: ids stay legal in a shared block, and in one of its own none is."""
+    codes = AudioVocabulary.codes
+
+    def scrambled(self, ids):
+        codes_TK = codes(self, ids)
+        return codes_TK.reshape(codes_TK.shape[::-1]).T
+
+    patch.setattr(AudioVocabulary, "codes", scrambled)
+    return {"vocabulary": "are others when they come back"}
+
+
+def _tables_without_room_for_specials(patch):
+    """As wide as the codes, in the model alone: every book but the first reads rows of its neighbour."""
+    init = MixtureDecoder.__init__
+
+    def narrower(self, config):
+        init(self, config)
+        self.offsets_K -= torch.arange(config.codebooks)
+
+    patch.setattr(MixtureDecoder, "__init__", narrower)
+    return {"vocabulary": "the rows of the codebooks begin at"}
+
+
 FAULTS = [
+    _codes_are_read_book_by_book,
+    _tables_without_room_for_specials,
     _pads_are_attended,
     _audio_reaches_the_text,
     _experts_begin_with_noise,

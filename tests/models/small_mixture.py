@@ -33,7 +33,7 @@ CARDINALITY, BOS, PAD = 11, 12, 13  # EOS is 11
 def mixture(kind: Any = "feedforward", *, llama: dict[str, Any] | None = None, **options: Any) -> MixtureModel:
     """With a Llama whose norms and rows are far from 1 and 0, as a trained one's are."""
     torch.manual_seed(0)
-    expert = {name: options.pop(name) for name in ("place", "activation", "dropout", "alpha") if name in options}
+    expert = {name: options.pop(name) for name in ("place", "dropout", "alpha") if name in options}
     train = options.pop("train_backbone", "none")
     config = MixtureConfig(
         llama=LlamaConfig(**LLAMA | (llama or {})),

@@ -72,7 +72,6 @@ def test_sizes_of_system_d() -> None:
         {"kind": "expert"},
         {"place": "before"},
         {"kind": "lora", "place": "instead"},
-        {"activation": "relu"},
         {"rank": 0},
         {"dropout": 1.0},
         {"alpha": 0.0},

@@ -58,9 +58,7 @@ def slow(model: MixtureModel, ids_m: Tensor, grid_SK: Tensor) -> Tensor:
             if audio and expert.config.kind == "bottleneck":
                 add = add + expert.widen.weight @ functional.gelu(expert.narrow.weight @ n)
             if audio and expert.config.kind == "feedforward":
-                inner = expert.up.weight @ (expert.narrow.weight @ n)
-                gate = None if expert.gate is None else expert.gate.weight @ (expert.narrow.weight @ n)
-                inner = functional.gelu(inner) if gate is None else functional.silu(gate) * inner
+                inner = functional.gelu(expert.up.weight @ (expert.narrow.weight @ n))
                 mine = expert.widen.weight @ (expert.down.weight @ inner)
                 add = mine if expert.config.place == "instead" else add + mine
             made.append(x_D + add)
@@ -89,7 +87,6 @@ def _turn(x: Tensor, place: int, theta: float) -> Tensor:
 CASES: list[tuple[str, dict[str, Any]]] = [(kind, {}) for kind in KINDS]
 CASES += [
     ("feedforward", {"place": "instead"}),
-    ("feedforward", {"activation": "swiglu"}),
     ("lora", {"alpha": 9.0}),
     ("feedforward", {"vocabulary": "shared"}),
 ]

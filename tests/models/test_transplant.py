@@ -9,12 +9,14 @@ from small_mixture import mixture
 from torch import Tensor
 
 from partimento.errors import PartimentoError
-from partimento.models.transplant import transplant
+from partimento.models.transplant import paired, transplant
 
 
 @dataclass(frozen=True)
 class Donor:
     source: str
+    width: int
+    inner: int
     names_L: tuple[tuple[str, str], ...]
     up_L: tuple[Tensor, ...]
     down_L: tuple[Tensor, ...]
@@ -24,7 +26,7 @@ def donor(layers: int, width: int = 16, inner: int = 24) -> Donor:
     torch.manual_seed(3)
     names = tuple((f"layers.{n}.fc1.weight", f"layers.{n}.fc2.weight") for n in range(layers))
     ups, downs = (tuple(torch.randn(shape) for _ in names) for shape in ((inner, width), (width, inner)))
-    return Donor("small", names, ups, downs)
+    return Donor("small", width, inner, names, ups, downs)
 
 
 def test_layer_by_layer_and_every_tensor_is_reported() -> None:
@@ -39,20 +41,30 @@ def test_layer_by_layer_and_every_tensor_is_reported() -> None:
     assert all(tuple(drawn[row.name.removeprefix("experts.")].shape) == row.shape for row in report.rows)
     assert len(report.taken) == 4 and report.unused == (2,)
     assert all(row.why for row in report.rows if row.origin is None)
-    printed = str(report)
-    assert "layers.1.fc2.weight" in printed and "16 x 24" in printed and "4 of 8 tensors from small" in printed
     assert report.to_json()["rows"][1]["origin"] == "layers.0.fc1.weight"
 
 
-def test_a_layer_is_random_only_where_it_was_told_to_be() -> None:
+def test_the_pairs_are_known_without_weights() -> None:
+    model, source = mixture(), donor(3)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    report = paired(model.decoder, replace(source, up_L=(), down_L=()))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert report == transplant(model.decoder, source)
+    with pytest.raises(PartimentoError) as caught:
+        paired(model.decoder, replace(source, inner=25, up_L=(), down_L=()))
+    assert caught.value.code == "MODEL041" and "25 x 16" in str(caught.value)
+
+
+def test_a_source_with_fewer_layers_is_refused_and_its_pairs_say_what_is_missing() -> None:
     model = mixture()
-    drawn = model.decoder.experts[1].up.weight.clone()
     with pytest.raises(PartimentoError, match="MODEL041") as caught:
         transplant(model.decoder, donor(1))
-    assert "layer 1" in str(caught.value)
-    report = transplant(model.decoder, donor(1), random=[1])
-    assert torch.equal(model.decoder.experts[1].up.weight, drawn)
-    assert [row.layer for row in report.rows if "told" in row.why] == [1, 1]
+    assert "layer 1" in str(caught.value) and "2 layers or more" in (caught.value.next or "")
+    report = paired(model.decoder, donor(1))
+    assert [row.name for row in report.rows if "missing" in row.why] == [
+        f"experts.1.{part}.weight" for part in ("up", "down")
+    ]
+    assert len(report.taken) == 2 and report.unused == ()
 
 
 @pytest.mark.parametrize(
@@ -71,9 +83,6 @@ def test_nothing_is_copied_where_one_does_not_fit(change: dict[str, Any], word: 
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-@pytest.mark.parametrize(("kind", "options"), [("lora", {}), ("feedforward", {"activation": "swiglu"})])
-def test_other_experts_have_no_place_for_them(kind: str, options: dict[str, str]) -> None:
+def test_other_experts_have_no_place_for_them() -> None:
     with pytest.raises(PartimentoError, match="MODEL041"):
-        transplant(mixture(kind, **options).decoder, donor(2))
-    with pytest.raises(PartimentoError, match="MODEL041"):
-        transplant(mixture().decoder, donor(2), random=[5])
+        transplant(mixture("lora").decoder, donor(2))

@@ -132,6 +132,51 @@ def test_heads_of_a_flat_grid() -> None:
     assert got.code_count_K.tolist()[1:] == [2, 0]
 
 
+@pytest.mark.parametrize(("smoothing", "z"), OPTIONS)
+@pytest.mark.parametrize("rows", [7, 256])
+@pytest.mark.parametrize("flat", [False, True])
+def test_one_head_of_all_books(smoothing: float, z: float, rows: int, flat: bool, monkeypatch) -> None:
+    """Rows with two targets, one, or none, and those of a flat grid; against torch's, and against a head for each."""
+    monkeypatch.setattr(module, "_CPU_ROWS", rows)
+    _, targets = case(17)
+    if flat:
+        targets[:, ::2, 1] = targets[:, 1::2, 0] = V + 1
+    weights = torch.tensor([1.5, 0.5])
+    x = torch.randn(3, 50, 5, dtype=torch.float64, requires_grad=True)
+    head = torch.randn(V + 1, 5, dtype=torch.float64, requires_grad=True)
+    got = head_loss(x, head, targets, V, shared=True, **options(smoothing, z, weights))
+    apart = head_loss(x, head.repeat(2, 1), targets, V, **options(smoothing, z, weights))
+    expected = reference_total((x @ head.T)[:, :, None].expand(-1, -1, 2, -1), targets, weights.double(), smoothing, z)
+    torch.testing.assert_close(got.total, expected)
+    same(got, apart)
+    gradients = [torch.autograd.grad(3 * total, (x, head)) for total in (got.total, apart.total, expected)]
+    for ours, theirs, torchs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(ours, torchs)
+    with torch.no_grad():
+        same(head_loss(x, head, targets, V, shared=True, **options(smoothing, z, weights)), apart)
+
+
+@pytest.mark.parametrize(("targets", "rows"), [("all", 100), ("flat", 100), ("few", 20)])
+def test_logits_of_one_head_are_computed_once_a_row(targets: str, rows: int, monkeypatch) -> None:
+    """Whatever number of books a row has a target of; those without one are left out where they are many."""
+    counted: list[int] = []
+
+    def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        counted.append(len(a))
+        return a @ b.T
+
+    monkeypatch.setattr(module, "product", product)
+    ids = torch.randint(0, V, (2, 50, 4))
+    if targets != "all":
+        ids[~torch.eye(4, dtype=torch.bool).repeat(13, 1)[:50].expand(2, -1, -1)] = V + 1
+    if targets == "few":
+        ids[:, 10:] = V + 1
+    found = head_loss(torch.randn(2, 50, 5, requires_grad=True), torch.randn(V, 5), ids, V, shared=True)
+    assert counted == [rows, rows]  # logits, and the gradient of what they are of
+    assert int(found.code_count_K.sum()) == (400 if targets == "all" else rows)
+
+
 def same(got: CodeLoss, expected: CodeLoss, **tolerance: float) -> None:
     for field in dataclasses.fields(CodeLoss):
         one, other = (getattr(loss, field.name).detach() for loss in (got, expected))
@@ -169,15 +214,17 @@ def test_heads_under_autocast_are_as_a_linear_layer_there() -> None:
         assert float((one - other).norm() / other.norm()) < 0.01
 
 
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_compiled_whole_is_the_same(autocast: bool) -> None:
+def test_compiled_whole_is_the_same(autocast: bool, shared: bool) -> None:
     """backend aot_eager: what is traced is checked here, not what inductor makes of it. Float32 rounding: 1e-5."""
     torch.compiler.reset()
     _, targets = case(15)
-    x, heads = torch.randn(3, 50, 16, requires_grad=True), torch.randn(2 * (V + 1), 16, requires_grad=True)
+    x, heads = torch.randn(3, 50, 16), torch.randn((2 - shared) * (V + 1), 16)
+    x.requires_grad_(), heads.requires_grad_()
 
     def loss(x: torch.Tensor, heads: torch.Tensor) -> CodeLoss:
-        return head_loss(x, heads, targets, V, **options(0.1, 1e-3, torch.tensor([1.5, 0.5])))
+        return head_loss(x, heads, targets, V, shared=shared, **options(0.1, 1e-3, torch.tensor([1.5, 0.5])))
 
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         got = torch.compile(loss, backend="aot_eager", fullgraph=True, dynamic=False)(x, heads)

@@ -241,7 +241,7 @@ def test_feed_forwards_become_experts_and_every_tensor_is_reported(llama, tmp_pa
             assert row.origin in donor.names_L[row.layer]
         else:
             assert row.origin is None and row.why
-    assert report.source == "musicgen" and f"4 of {len(report.rows)} tensors from musicgen" in str(report)
+    assert report.source == "musicgen" and len(report.taken) == 4 and report.layers == 3
 
 
 def test_what_is_no_musicgen_of_such_parts(tmp_path, llama):
@@ -320,3 +320,16 @@ def test_a_tokenizer_of_another_model_is_refused(copied):
 def test_a_directory_is_read_tensor_by_tensor(llama):
     found = open_directory(llama[0])
     assert found.tensors.numbers() == sum(value.numel() for value in load_file(llama[0] / WEIGHTS).values())
+
+
+@pytest.mark.parametrize("name", ["../lama", "weights/.llama", "a--b/llama", "x.git/x.git", "models/llama-", "./a/b/c"])
+def test_a_mistyped_folder_that_looks_like_a_name_of_the_hub(name: str) -> None:
+    with pytest.raises(PartimentoError) as caught:
+        backbones.read_llama(name)
+    assert caught.value.code == "WEIGHTS020" and str(Path(name).resolve()) in str(caught.value)
+
+
+def test_a_name_of_the_hub_that_was_not_fetched() -> None:
+    with pytest.raises(PartimentoError) as caught:
+        backbones.read_llama("nobody/nothing")
+    assert caught.value.next == "hf download nobody/nothing"

@@ -34,7 +34,7 @@ K, CODES, FRAMES = 3, 7, 5
 SPEC = CodecSpec("small", "0" * 64, 32000, Fraction(50), (CODES,) * K)
 EXPERTS = {
     "feedforward": ExpertConfig("feedforward", "beside", width=6, inner=10),
-    "swiglu instead": ExpertConfig("feedforward", "instead", width=6, inner=10, activation="swiglu"),
+    "feedforward instead": ExpertConfig("feedforward", "instead", width=6, inner=10),
     "bottleneck": ExpertConfig("bottleneck", rank=3),
     "lora": ExpertConfig("lora", rank=2, alpha=5.0),
     "feedforward_copy": ExpertConfig("feedforward_copy", "instead"),

@@ -16,7 +16,6 @@ from partimento.models.mixture import MixtureConfig, MixtureModel
 WORDS, BOS = 20, 1
 EXPERTS: dict[str, dict[str, Any]] = {
     "feedforward": {"kind": "feedforward", "width": 12, "inner": 20},
-    "swiglu": {"kind": "feedforward", "width": 12, "inner": 20, "activation": "swiglu"},
     "instead": {"kind": "feedforward", "width": 12, "inner": 80, "place": "instead"},
     "bottleneck": {"kind": "bottleneck", "rank": 5},
     "lora": {"kind": "lora", "rank": 3, "alpha": 6.0},

@@ -29,6 +29,7 @@ from partimento.tokens.text import NO_WORDS, Words
 from partimento.training.engine import train
 from partimento.training.player import Player
 from partimento.training.publish import export_weights
+from partimento.training.tasks.codes import CodesTask
 
 GREEDY = Rules(temperature=0.0)
 
@@ -224,10 +225,17 @@ def test_experts_come_from_musicgen_and_may_stay_frozen(
 ) -> None:
     model = {"experts_from": str(musicgen), "freeze": [r"experts\.\d+\.(up|down)\."]}
     made = task(config(pack, llama, model=model))
-    assert made.notes == ["4 of 8 tensors of the experts are those of " + musicgen.name]
+    (note,) = made.notes
+    assert (
+        f"4 of 8 tensors of the experts (384 of 896 numbers) are those of {musicgen.name}; its layer 2 of 3 is not"
+        in note
+    )
     frozen = {name for name, weight in made.module.named_parameters() if not weight.requires_grad}
     assert any("expert" in name for name in frozen)
     run = train(config(pack, llama, model=model), runs=tmp_path)
+    (told,) = [event for event in read_events(run.events_path) if event["kind"] == "experts"]
+    assert told["folder"] == str(musicgen) and len(told["report"]["rows"]) == 8
+    assert checkpoint.load(newest(run), ()).state["description"]["experts"]["report"] == told["report"]
     before, after = dict(made.module.named_parameters()), Player.from_checkpoint(newest(run)).module.named_parameters()
     assert all(torch.equal(before[name], weight) for name, weight in after if name in frozen)
     with pytest.raises(PartimentoError) as refused:
@@ -342,3 +350,51 @@ def test_a_training_begins_with_what_another_one_learned(pack: Path, llama: Path
         with pytest.raises(PartimentoError) as refused:
             task(config(pack, llama, model=model))
         assert refused.value.code == code
+
+
+def beside(made: CodesTask, to: Path, **spec: Any) -> str:
+    """What a training of this task would leave, with other facts of its codec."""
+    told = made.player.description()
+    learned = {name: weight for name, weight in made.module.named_parameters() if weight.requires_grad}
+    adapters.save(to, learned, {**told, "spec": {**told["spec"], **spec}}, {})
+    return str(to)
+
+
+FROZEN = {"freeze": [r"experts\.\d+\.(up|down)\."]}
+UNLIKE: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str, str]] = [
+    ({}, {}, {"place": "instead"}, "TRAIN073", "experts.place is beside there and instead here"),
+    ({"experts": "lora", "rank": 2}, {}, {"lora_alpha": 8.0}, "TRAIN073", "experts.alpha is 2 there and 8.0 here"),
+    ({"experts_from": "musicgen", **FROZEN}, {}, {"experts_from": "other"}, "TRAIN073", "experts are of a model whose"),
+    ({}, {"frame_rate": [25, 1]}, {}, "TRAIN058", "frame rate 25 there, 50 here"),
+]
+
+
+@pytest.mark.parametrize(("model", "spec", "changed", "code", "why"), UNLIKE, ids=["place", "alpha", "donor", "codec"])
+def test_what_belongs_to_another_model_is_refused_though_all_shapes_are_alike(
+    pack: Path,
+    llama: Path,
+    tmp_path: Path,
+    model: dict[str, Any],
+    spec: dict[str, Any],
+    changed: dict[str, Any],
+    code: str,
+    why: str,
+) -> None:
+    def placed(settings: dict[str, Any]) -> dict[str, Any]:
+        found = settings.get("experts_from")
+        return settings if found is None else {**settings, "experts_from": str(tmp_path / found)}
+
+    for number, name in enumerate(("musicgen", "other")):
+        write_musicgen(tmp_path / name, seed=number)
+    folder = beside(task(config(pack, llama, model=placed(model))), tmp_path / "beside", **spec)
+    if not spec:  # as it was, but for dropout, which says nothing of the weights
+        assert task(config(pack, llama, model=placed(model) | {"weights": folder, "dropout": 0.1}))
+    with pytest.raises(PartimentoError) as refused:
+        task(config(pack, llama, model=placed({**model, **changed}) | {"weights": folder}))
+    assert refused.value.code == code and why in str(refused.value)
+
+
+def test_codes_that_have_another_name_are_noted(pack: Path, llama: Path, tmp_path: Path) -> None:
+    folder = beside(task(config(pack, llama)), tmp_path / "beside", codec="dac")
+    (note,) = task(config(pack, llama, model={"weights": folder})).notes
+    assert note.startswith("the weights learned codes of dac, the pack's are of toy")

@@ -14,6 +14,7 @@ from partimento import commit
 from partimento.config import Config, parse
 from partimento.keyed import torch_generator
 from partimento.runs.checkpoint import step_name
+from partimento.training import speed
 from partimento.training.stages import settings_at
 from partimento.training.task import Rival, Sums, Total, Using, alone
 
@@ -55,6 +56,8 @@ class ToyTask:
 
     score = "loss"
     rival: Rival | None = None
+    attentions = 0
+    directions = ()
 
     def __init__(
         self,
@@ -104,8 +107,8 @@ class ToyTask:
     def count(self, batch: tuple[int, Tensor, Tensor]) -> float:
         return int((batch[2] >= 0).sum())
 
-    def positions(self, window: int) -> int:
-        return window
+    def flops(self, window: int) -> float:
+        return speed.flops_per_item(self.module, window)
 
     def frames(self, window: int) -> float:
         return window

@@ -43,8 +43,9 @@ def list_(as_json: bool) -> None:
 
     Besides these, --codec takes folders, other names of the Hugging Face hub, and module:function.
     """
-    from partimento.codecs.pretrained import SHORT, WEIGHTS, Published, cached
+    from partimento.codecs.pretrained import CONFIG, SHORT, WEIGHTS, Published
     from partimento.codecs.resident import RESIDENTS, read_card, spec_of
+    from partimento.runs import hub
 
     own = {}
     for name, folder in RESIDENTS.items():
@@ -53,7 +54,7 @@ def list_(as_json: bool) -> None:
     head = ["codec", "Hz", "frames/s", "books", "of", "codes", "kbit/s", "here", "from"]
     rows: list[list[Any]] = []
     for name, one in {**own, **SHORT}.items():
-        found = cached(one.hub) if one.hub else None
+        found = hub.cached(one.hub, CONFIG) if one.hub else None
         here = not one.hub or (found is not None and any(found.glob(f"{WEIGHTS}*")))
         rate = float(one.frame_rate)
         place = one.hub or "the package"

@@ -58,8 +58,13 @@ def command(
         checks = preflight.preflight(loaded, runs=runs, run=run_id, progress=display)
     wrong = [check for check in checks if check.status == "failed"]
     rows = [
-        f"{MARKS[check.status]}  {check.name}: {check.found}"
-        + (f"\n        remedy: {check.remedy}" if check.remedy else "")
+        "\n        ".join(
+            [
+                f"{MARKS[check.status]}  {check.name}: {check.found}",
+                *check.lines,
+                *([f"remedy: {check.remedy}"] if check.remedy else []),
+            ]
+        )
         for check in checks
     ]
     values = {"checks": [check.to_json() for check in checks], "passed": not wrong}

@@ -52,7 +52,8 @@ def inspect(folder: Path, as_json: bool) -> None:
         return
     if (folder / "adapter.json").is_file():
         values = _adapter(folder)
-        result(values, as_json, lines({name: value for name, value in values.items() if name != "description"}))
+        text = lines({name: value for name, value in values.items() if name not in ("description", "experts_from")})
+        result(values, as_json, text + _experts(values["experts_from"]))
         return
     from partimento.runs import published
 
@@ -84,9 +85,10 @@ def export(
 ) -> None:
     """Write the weights of SOURCE, a run or a folder of weights, for other trainings or other programs.
 
-    Of a run it is the best checkpoint (else the newest), with its adapters merged into the weights; of a run of the
-    family restore, half precision with a card. Of a run of the family mot it is what was trained beside its backbone,
-    for model.weights; --as transformers writes both as one directory, of flat grids.
+    Of a run it is the best checkpoint (else the newest): of the family dia with its adapters merged into the weights,
+    of restore in half precision with a card. Of the family mot nothing is merged: it is what was trained beside the
+    backbone, for model.weights; --as transformers writes backbone and experts side by side in one directory, of flat
+    grids.
     """
     from partimento.training.publish import export_weights
 
@@ -108,12 +110,23 @@ def _adapter(folder: Path) -> dict[str, Any]:
         "backbone": told["base"]["folder"],
         "backbone_sha256": told["base"]["sha256"],
         "experts": told["mixture"]["decoder"]["experts"]["kind"],
+        "experts_from": told["experts"],
         "codec": told["spec"]["codec"],
         "delays": told["pattern"]["delays"],
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
         "sha256": found.sha256,
         "description": told,
     }
+
+
+def _experts(told: dict[str, Any] | None) -> str:
+    """Below the lines: what the experts were taken from, before they were trained."""
+    if told is None:
+        return ""
+    from partimento.runs import transplanted
+
+    table = transplanted.table(told)
+    return "\n".join(["", "", f"as the training began: {table.summary}", *table.lines()])
 
 
 def _restorer(folder: Path) -> dict[str, Any]:

@@ -74,13 +74,14 @@ def open_codec(
     from partimento.codecs import pretrained
     from partimento.codecs.layout import lay_out
     from partimento.codecs.resident import CARD, RESIDENTS, load_resident
+    from partimento.runs import hub
 
     device, folder = _device(device), Path(name)
     if name in RESIDENTS:
         codec: Codec = load_resident(RESIDENTS[name], device=device)
     elif (folder / CARD).is_file():
         codec = load_resident(folder, device=device)
-    elif (name and folder.exists()) or name in pretrained.SHORT or pretrained.is_hub_name(name):
+    elif (name and folder.exists()) or name in pretrained.SHORT or hub.is_name(name):
         codec = pretrained.open_pretrained(name, device, books=max(books) if books else None)
     elif ":" in name:
         codec = _own(name)

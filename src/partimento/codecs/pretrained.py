@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from partimento.errors import PartimentoError
+from partimento.runs import hub
 
 if TYPE_CHECKING:
     from partimento.codecs.codec import Codec
@@ -59,19 +59,6 @@ SHORT = {
     "encodec-32k": Published("facebook/encodec_32khz", 32000, 640, 2048, 4, 4),
     "mimi-24k": Published("kyutai/mimi", 24000, 1920, 2048, 8, 32),
 }
-
-
-def is_hub_name(name: str) -> bool:
-    """org/name."""
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
-
-
-def cached(hub: str) -> Path | None:
-    """The folder of a hub repository's newest snapshot in the local cache, or None."""
-    from huggingface_hub import try_to_load_from_cache
-
-    config = try_to_load_from_cache(hub, CONFIG)
-    return Path(config).parent if isinstance(config, str) else None
 
 
 def open_pretrained(name: str, device: torch.device | str = "cpu", books: int | None = None) -> Codec:
@@ -122,14 +109,14 @@ def weights_hash(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _from_hub(hub: str) -> Path:
-    folder = cached(hub)
+def _from_hub(name: str) -> Path:
+    folder = hub.cached(name, CONFIG)
     if folder is None:
         raise PartimentoError(
             "CODEC014",
-            f"the codec {hub} is not on this machine",
+            f"the codec {name} is not on this machine",
             why="it is neither a folder here nor in the Hugging Face cache, and encoding never downloads",
-            next=f"hf download {hub}   (without network here: on another machine, then give the folder to --codec)",
+            next=f"hf download {name}   (without network here: on another machine, then give the folder to --codec)",
         )
     return folder
 

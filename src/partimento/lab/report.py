@@ -27,6 +27,7 @@ from partimento.lab.explainloss.explained import Explained
 from partimento.lab.explainloss.explained import text as reading
 from partimento.lab.figures import Figure
 from partimento.lab.verdict import SOUND, latest, verdict_of
+from partimento.runs import transplanted
 from partimento.runs.events import read_events
 from partimento.runs.hypotheses import hypotheses
 from partimento.runs.run import Run
@@ -50,7 +51,7 @@ def report(run_path: str | Path, to: str | Path | None = None) -> Path:
 def _context(run: Run) -> dict[str, Any]:
     events = read_events(run.events_path)
     record = run.record
-    baseline = latest(events, "baseline") or {}
+    baseline, experts = latest(events, "baseline") or {}, latest(events, "experts")
     demos = gallery.read_demos(run.demos_path, baseline.get("data_entropy_K"), AUDIO_BUDGET)
     family, config = record["family"], record["config"]
     verdict = verdict_of(family, events)
@@ -82,6 +83,8 @@ def _context(run: Run) -> dict[str, Any]:
         "explained": explained,
         "explained_picture": floors,
         "reading": reading,
+        "experts": transplanted.table(experts) if experts else None,
+        "experts_head": transplanted.HEAD,
         "learning": soundfigures.learning(events) if sound else figures.learning(events),
         "players": soundfigures.players(events, config) if sound else [],
         "codebooks": (

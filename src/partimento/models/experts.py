@@ -12,14 +12,15 @@ none              nothing
 At the first step all of them are the frozen block, bit for bit but for rounding, with one exception: a `feedforward`
 that stands "instead" (system D). There Llama's own feed-forward is left out from the start, and a random one, as small
 as what a GPT-2 begins with, adds a little noise in its place.
-Shapes: B batch, S audio rows, D width, W expert width, F inner width.
+Shapes: B batch, S audio rows, P places that they see, G key-value heads, E head width, D width, W expert width, F inner
+width.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -29,18 +30,20 @@ from torch.nn import functional
 
 from partimento.errors import PartimentoError
 from partimento.models.linear import Linear, linear
-from partimento.models.llama import LlamaBlock, LlamaConfig
+from partimento.models.llama import LlamaBlock, LlamaConfig, Turn, attend
 
 Kind = Literal["feedforward", "bottleneck", "lora", "full", "feedforward_copy", "none"]
 Place = Literal["beside", "instead"]
 MATRICES = ("query", "key", "value", "out", "gate", "up", "down")
 """The linear layers of a LlamaBlock."""
 _FEEDFORWARD = MATRICES[4:]
+Sight = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
+"""From keys and values [B, G, S, E] of rows to those [B, G, P, E] that the rows attend to in this layer, and a mask."""
 
 
 @dataclass(frozen=True)
 class ExpertConfig:
-    """place, width, inner and activation are of `feedforward`; rank of `bottleneck` and `lora`, and alpha (None: the
+    """place, width and inner are of `feedforward`; rank of `bottleneck` and `lora`, and alpha (None: the
     rank) of `lora`. `dropout` is in training, on what an expert adds (lora: on what it reads). Copies stand instead of
     what they copy, always. Raises MODEL043."""
 
@@ -48,7 +51,6 @@ class ExpertConfig:
     place: Place = "beside"
     width: int = 1024
     inner: int = 4096
-    activation: Literal["gelu", "swiglu"] = "gelu"
     rank: int = 16
     alpha: float | None = None
     dropout: float = 0.0
@@ -60,8 +62,6 @@ class ExpertConfig:
             raise invalid(f"place {self.place!r} is neither beside nor instead")
         if self.place == "instead" and self.kind not in ("feedforward", "feedforward_copy"):
             raise invalid(f"{self.kind} does not stand instead of a feed-forward")
-        if self.activation not in ("gelu", "swiglu"):
-            raise invalid(f"activation {self.activation!r} is neither gelu nor swiglu")
         if min(self.width, self.inner, self.rank) < 1:
             raise invalid(f"width {self.width}, inner {self.inner} and rank {self.rank} must be at least 1")
         if not 0 <= self.dropout < 1 or not (self.alpha is None or self.alpha > 0):
@@ -73,6 +73,9 @@ class ExpertConfig:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> ExpertConfig:
         """Raises MODEL043 for a key that this version does not know."""
+        stored = dict(stored)
+        if stored.get("activation") == "gelu":  # was stored while there was another
+            del stored["activation"]
         try:
             return cls(**stored)
         except TypeError as error:
@@ -80,11 +83,32 @@ class ExpertConfig:
 
 
 class Expert(nn.Module):
-    """The way of audio rows through one block. This one is `none`: Llama's own layers."""
+    """The way of audio rows through one block. This one is `none`: Llama's own layers.
+
+    The block is no part of it but is given to it: its weights are the Llama's, under the Llama's names.
+    """
 
     def __init__(self, config: ExpertConfig, llama: LlamaConfig) -> None:
         super().__init__()
         self.config, self.dropout = config, config.dropout
+
+    def forward(self, x_BSD: Tensor, block: LlamaBlock, turn: Turn, sight: Sight) -> tuple[Tensor, Tensor, Tensor]:
+        """(rows, keys, values) behind the block, the keys and values [B, G, S, E] of these rows alone."""
+        source = self.source(block)
+        normed_BSD = source.attention_norm(x_BSD)
+        query = turn(self._heads(block, "query", normed_BSD))
+        key, value = self.keys_values(block, normed_BSD, turn)
+        mixed = self.product(block, "out", attend(query, *sight(key, value)))
+        beside = self.beside_attention(normed_BSD)
+        x_BSD = x_BSD + (mixed if beside is None else mixed + beside)
+        return x_BSD + self.feedforward(block, source.feedforward_norm(x_BSD)), key, value
+
+    def keys_values(self, block: LlamaBlock, normed_BSD: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
+        """[B, G, S, E] each, the keys turned."""
+        return turn(self._heads(block, "key", normed_BSD)), self._heads(block, "value", normed_BSD)
+
+    def _heads(self, block: LlamaBlock, name: str, normed_BSD: Tensor) -> Tensor:
+        return self.product(block, name, normed_BSD).unflatten(-1, (-1, block.head_width)).transpose(1, 2)
 
     @torch.no_grad()
     def initialise(self, block: LlamaBlock) -> None:
@@ -117,7 +141,7 @@ class Expert(nn.Module):
 
 
 class FeedforwardExpert(Expert):
-    """narrow, up (and gate, if swiglu), down, widen: linear layers without bias. `up` and `down` are MusicGen's fc1 and
+    """narrow, up, down, widen: linear layers without bias, GELU behind `up`. `up` and `down` are MusicGen's fc1 and
     fc2. Drawn so that a normed row keeps a deviation of about 1 through `narrow` and `up`; `widen` is zero beside
     Llama's feed-forward, and that of a residual writer instead of it."""
 
@@ -125,25 +149,21 @@ class FeedforwardExpert(Expert):
         super().__init__(config, llama)
         self.layers = llama.layers
         self.narrow = Linear(llama.width, config.width, bias=False)
-        self.gate = Linear(config.width, config.inner, bias=False) if config.activation == "swiglu" else None
         self.up = Linear(config.width, config.inner, bias=False)
         self.down = Linear(config.inner, config.width, bias=False)
         self.widen = Linear(config.width, llama.width, bias=False)
 
     @torch.no_grad()
     def initialise(self, block: LlamaBlock) -> None:
-        for layer in (self.narrow, self.gate, self.up, self.down):
-            if layer is not None:
-                layer.weight.normal_(0.0, layer.in_features**-0.5)
+        for layer in (self.narrow, self.up, self.down):
+            layer.weight.normal_(0.0, layer.in_features**-0.5)
         if self.config.place == "beside":
             self.widen.weight.zero_()
         else:
             self.widen.weight.normal_(0.0, 0.02 / math.sqrt(2 * self.layers))
 
     def expert(self, normed_BSD: Tensor) -> Tensor:
-        x_BSW = self.narrow(normed_BSD)
-        up_BSF = self.up(x_BSW)
-        hidden_BSF = functional.gelu(up_BSF) if self.gate is None else functional.silu(self.gate(x_BSW)) * up_BSF
+        hidden_BSF = functional.gelu(self.up(self.narrow(normed_BSD)))
         return self.drop(self.widen(self.down(hidden_BSF)))
 
     def feedforward(self, block: LlamaBlock, normed_BSD: Tensor) -> Tensor:

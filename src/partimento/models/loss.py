@@ -7,7 +7,8 @@ and devices sums add up, and a mean of means would weigh short windows more.
 `code_loss` takes logits. `head_loss` takes what the heads read and never holds the logits of more than one codebook:
 it is what training runs on. Both are the same function of their inputs.
 
-Shapes: B batch, S grid steps, K codebooks, V outputs, D width, N = B * S (head_loss) or B * S * K (code_loss).
+Shapes: B batch, S grid steps, K codebooks, V outputs, D width, N = B * S (head_loss) or B * S * K (code_loss), R rows
+of logits at a time, T targets that a row of logits has: one, or K where all books have one head.
 """
 
 from __future__ import annotations
@@ -83,11 +84,13 @@ def head_loss(
     targets_BSK: Tensor,
     cardinality: int,
     *,
+    shared: bool = False,
     weights_K: Tensor | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
 ) -> CodeLoss:
-    """`code_loss` of the logits x @ weight.T, where `weight` [K * V, D] holds the K heads one after the other.
+    """`code_loss` of the logits x @ weight.T, where `weight` [K * V, D] holds the K heads one after the other; or, with
+    `shared`, [V, D] one head for all K: then the logits of a row are computed once, however many targets it has.
 
     The gradient is computed in the forward pass, one codebook at a time, so that of B * S * K * V logits only a K-th
     ever exists, and that in cache on a CPU (the idea of Liger's fused linear cross entropy, Hsu et al. 2024, with
@@ -95,11 +98,12 @@ def head_loss(
     type, as those of a linear layer, and the softmax in float32. Differentiable once.
     """
     codebooks = targets_BSK.shape[-1]
-    outputs = len(weight) // codebooks
+    heads = 1 if shared else codebooks
+    outputs = len(weight) // heads
     if not _chunked(x_BSD):
-        logits_BSKV = functional.linear(x_BSD, weight).float().unflatten(-1, (codebooks, outputs))
+        logits = functional.linear(x_BSD, weight).float().unflatten(-1, (heads, outputs))
         return code_loss(
-            logits_BSKV,
+            logits.expand(-1, -1, codebooks, -1),
             targets_BSK,
             cardinality,
             weights_K=weights_K,
@@ -112,6 +116,7 @@ def head_loss(
         weight,
         targets_BSK.flatten(0, 1),
         masks.weight_BSK.flatten(0, 1),
+        heads,
         label_smoothing,
         z_loss,
         torch.is_grad_enabled() and (x_BSD.requires_grad or weight.requires_grad),
@@ -171,50 +176,49 @@ def _token_loss(logits_NV: Tensor, targets_N: Tensor, smoothing: float, z_loss: 
 
 def _chunk_loss(
     logits_RV: Tensor,
-    targets_R: Tensor,
-    weight_R: Tensor,
+    targets_RT: Tensor,
+    weight_RT: Tensor,
     smoothing: float,
     z_loss: float,
     gradient_RV: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """(weighted loss, plain cross entropy) [R] of a chunk, and d(sum of the loss) / d(logits) into `gradient_RV`.
+    """(weighted loss [R], plain cross entropy [R, T]) of a chunk; d(sum of the loss) / d(logits) into `gradient_RV`.
 
     One exponential per logit: with m the largest logit, the largest probability is 1 / sum(exp(l - m)), so that
     logsumexp = m - log(max p). `gradient_RV` may be `logits_RV` itself.
     """
     outputs = logits_RV.shape[-1]
-    valid_R = targets_R < outputs
-    weight_R = weight_R.to(torch.promote_types(logits_RV.dtype, torch.float32))
-    wide_RV = logits_RV.to(weight_R.dtype)
+    weight_RT = weight_RT.to(torch.promote_types(logits_RV.dtype, torch.float32))
+    wide_RV = logits_RV.to(weight_RT.dtype)
     p_RV = torch.softmax(wide_RV, dim=-1)
-    top_R, log_sum_R = wide_RV.amax(-1), p_RV.amax(-1).log().neg()
-    index_R1 = targets_R.clamp(max=outputs - 1)[:, None]  # a negative target fails in gather
-    ce_R = (top_R - wide_RV.gather(1, index_R1)[:, 0] + log_sum_R).where(valid_R, 0.0)
-    loss_R = ce_R
+    top_R1, log_sum_R1 = wide_RV.amax(-1, keepdim=True), p_RV.amax(-1, keepdim=True).log().neg()
+    index_RT = targets_RT.clamp(max=outputs - 1)  # a negative target fails in gather
+    ce_RT = (top_R1 - wide_RV.gather(1, index_RT) + log_sum_R1).where(targets_RT < outputs, 0.0)
+    loss_RT = ce_RT
     if smoothing:
-        loss_R = (1 - smoothing) * ce_R + smoothing * (top_R - wide_RV.mean(-1) + log_sum_R)
+        loss_RT = (1 - smoothing) * ce_RT + smoothing * (top_R1 - wide_RV.mean(-1, keepdim=True) + log_sum_R1)
     if z_loss:
-        loss_R = loss_R + z_loss * (top_R + log_sum_R).square()
+        loss_RT = loss_RT + z_loss * (top_R1 + log_sum_R1).square()
     # Where the target is not valid the weight is 0, which silences what smoothing and z-loss say there.
     if gradient_RV is not None:
-        if z_loss:
-            p_RV.mul_((1 + 2 * z_loss * (top_R + log_sum_R))[:, None])
-        p_RV.scatter_add_(1, index_R1, p_RV.new_full((1, 1), smoothing - 1.0).expand(len(p_RV), 1))
+        made_RV = p_RV if gradient_RV.dtype != p_RV.dtype else gradient_RV
+        weight_R1 = weight_RT.sum(-1, keepdim=True)
+        torch.mul(p_RV, weight_R1 * (1 + 2 * z_loss * (top_R1 + log_sum_R1)), out=made_RV)
+        made_RV.scatter_add_(1, index_RT, weight_RT * (smoothing - 1.0))
         if smoothing:
-            p_RV.sub_(smoothing / outputs)
-        torch.mul(p_RV, weight_R[:, None], out=p_RV if gradient_RV.dtype != p_RV.dtype else gradient_RV)
-        if gradient_RV.dtype != p_RV.dtype:
-            gradient_RV.copy_(p_RV)
-    return loss_R * weight_R, ce_R
+            made_RV.sub_(weight_R1 * (smoothing / outputs))
+        if made_RV is not gradient_RV:
+            gradient_RV.copy_(made_RV)
+    return (loss_RT * weight_RT).sum(-1), ce_RT
 
 
-def _counted(targets_N: Tensor, outputs: int) -> Tensor | slice:
-    """Rows of one codebook that have a target: in a flat grid one in K. All where that is most of them, or where
-    looking would wait for the device."""
-    if not targets_N.is_cpu:
+def _counted(targets_NT: Tensor, outputs: int) -> Tensor | slice:
+    """Rows that have a target for this head: in a flat grid one in K. All where that is most of them, or where looking
+    would wait for the device."""
+    if not targets_NT.is_cpu:
         return slice(None)
-    rows_C = (targets_N < outputs).nonzero()[:, 0]
-    return rows_C if 4 * len(rows_C) < 3 * len(targets_N) else slice(None)
+    rows_C = (targets_NT < outputs).any(-1).nonzero()[:, 0]
+    return rows_C if 4 * len(rows_C) < 3 * len(targets_NT) else slice(None)
 
 
 def _chunks(rows: int, is_cpu: bool) -> list[slice]:
@@ -235,10 +239,10 @@ class _TokenLoss(torch.autograd.Function):
         ctx.save_for_backward(logits_NV, targets_N, weight_N)
         ctx.options = smoothing, z_loss
         parts = [
-            _chunk_loss(logits_NV[rows], targets_N[rows], weight_N[rows], smoothing, z_loss, None)
+            _chunk_loss(logits_NV[rows], targets_N[rows, None], weight_N[rows, None], smoothing, z_loss, None)
             for rows in _chunks(len(logits_NV), logits_NV.is_cpu)
         ]
-        loss_N, ce_N = (torch.cat(part) for part in zip(*parts, strict=True))
+        loss_N, ce_N = (torch.cat(part).flatten() for part in zip(*parts, strict=True))
         ctx.mark_non_differentiable(ce_N)
         return loss_N.sum(), ce_N
 
@@ -250,12 +254,13 @@ class _TokenLoss(torch.autograd.Function):
         scaled_N = weight_N * upstream[0]
         smoothing, z_loss = ctx.options
         for rows in _chunks(len(logits_NV), logits_NV.is_cpu):
-            _chunk_loss(logits_NV[rows], targets_N[rows], scaled_N[rows], smoothing, z_loss, gradient_NV[rows])
+            parts = logits_NV[rows], targets_N[rows, None], scaled_N[rows, None]
+            _chunk_loss(*parts, smoothing, z_loss, gradient_NV[rows])
         return gradient_NV, None, None, None, None
 
 
 class _HeadLoss(torch.autograd.Function):
-    """(weighted sum of the loss, plain cross entropy [N, K]) of x [N, D] and heads [K * V, D]."""
+    """(weighted sum of the loss, plain cross entropy [N, K]) of x [N, D] and of `heads` heads [heads * V, D]."""
 
     @staticmethod
     def forward(
@@ -264,37 +269,38 @@ class _HeadLoss(torch.autograd.Function):
         weight: Tensor,
         targets_NK: Tensor,
         weight_NK: Tensor,
+        heads: int,
         smoothing: float,
         z_loss: float,
         training: bool,
     ) -> tuple[Tensor, Tensor]:
         device = x_ND.device.type
         narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_ND.dtype
-        rows, codebooks = targets_NK.shape
-        x, heads_KVD = x_ND.to(narrow), weight.to(narrow).unflatten(0, (codebooks, -1))
+        x, heads_HVD = x_ND.to(narrow), weight.to(narrow).unflatten(0, (heads, -1))
         wide = torch.promote_types(narrow, torch.float32)
         d_x = torch.zeros_like(x_ND, dtype=wide) if training else None
-        d_heads = torch.empty_like(heads_KVD, dtype=weight.dtype) if training else None
-        losses, ce_KN = [], torch.zeros(codebooks, rows, dtype=wide, device=x.device)
+        d_heads = torch.empty_like(heads_HVD, dtype=weight.dtype) if training else None
+        losses, ce_NK = [], torch.zeros(targets_NK.shape, dtype=wide, device=x.device)
+        books = targets_NK.shape[1] // heads  # that a head has
         with torch.autocast(device, enabled=False):
-            for book, head_VD in enumerate(heads_KVD):
-                of_book = _counted(targets_NK[:, book], heads_KVD.shape[1])
-                x_CD, targets_C, weight_C = x[of_book], targets_NK[of_book, book], weight_NK[of_book, book]
+            for number, head_VD in enumerate(heads_HVD):
+                mine = slice(number * books, (number + 1) * books)
+                of_head = _counted(targets_NK[:, mine], len(head_VD))
+                x_CD, targets_CT, weight_CT = x[of_head], targets_NK[of_head, mine], weight_NK[of_head, mine]
                 logits_CV, ces = product(x_CD, head_VD), []
                 for part in _chunks(len(x_CD), x.is_cpu):
                     chunk_RV = logits_CV[part]
                     gradient_RV = chunk_RV if training else None
-                    loss_R, ce_R = _chunk_loss(
-                        chunk_RV, targets_C[part], weight_C[part], smoothing, z_loss, gradient_RV
+                    loss_R, ce_RT = _chunk_loss(
+                        chunk_RV, targets_CT[part], weight_CT[part], smoothing, z_loss, gradient_RV
                     )
                     losses.append(loss_R)
-                    ces.append(ce_R)
+                    ces.append(ce_RT)
                 if ces:
-                    ce_KN[book, of_book] = torch.cat(ces)
+                    ce_NK[of_head, mine] = torch.cat(ces)
                 if d_x is not None and d_heads is not None:
-                    d_x[of_book] += product(logits_CV, head_VD.t())
-                    d_heads[book] = weight_product(logits_CV, x_CD)
-        ce_NK = ce_KN.t()
+                    d_x[of_head] += product(logits_CV, head_VD.t())
+                    d_heads[number] = weight_product(logits_CV, x_CD)
         if d_x is not None and d_heads is not None:
             ctx.save_for_backward(d_x.to(x_ND.dtype), d_heads.flatten(0, 1))
         ctx.mark_non_differentiable(ce_NK)
@@ -304,4 +310,4 @@ class _HeadLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         d_x, d_weight = ctx.saved_tensors
-        return d_x * upstream[0], d_weight * upstream[0], None, None, None, None, None
+        return d_x * upstream[0], d_weight * upstream[0], *[None] * 6

@@ -18,7 +18,7 @@ from partimento.models.cache import GrowingCache, KVCache, StaticCache
 from partimento.models.conditions import Prefix
 
 
-class _Told(KVCache):
+class BehindWords(KVCache):
     """What both caches share. `positions` counts rows only, and so does `place`."""
 
     def __init__(self, **sizes: Any) -> None:
@@ -48,7 +48,7 @@ class _Told(KVCache):
         return functional.pad(text_BGME.to(self.dtype), (0, 0, 0, self.positions))
 
 
-class GrowingMixtureCache(_Told, GrowingCache):
+class GrowingMixtureCache(BehindWords, GrowingCache):
     """Attention reads the filled slots only, and of texts what the longest needs."""
 
     def tell(self, prefix: Prefix) -> None:
@@ -76,7 +76,7 @@ class GrowingMixtureCache(_Told, GrowingCache):
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end], mask
 
 
-class StaticMixtureCache(_Told, StaticCache):
+class StaticMixtureCache(BehindWords, StaticCache):
     """All slots at every step, with a mask."""
 
     def write(

@@ -8,16 +8,20 @@ width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from partimento.errors import PartimentoError
 from partimento.models.conditions import Prefix
-from partimento.models.experts import Expert, make_expert
+from partimento.models.experts import Expert, Sight, make_expert
 from partimento.models.layers import check_positions
 from partimento.models.linear import Linear
-from partimento.models.llama import Llama, LlamaBlock, Turn, attend
+from partimento.models.llama import Llama, LlamaBlock, Turn
 from partimento.models.loss import CodeLoss, head_loss
 from partimento.models.mixture_cache import GrowingMixtureCache, StaticMixtureCache
 from partimento.models.mixture_config import MixtureConfig
@@ -100,9 +104,10 @@ class MixtureDecoder(nn.Module):
         x_BSD = self.llama.norm(self._rows(grid_BSK, prefix, None, 0))
         return head_loss(
             x_BSD,
-            self.head.matrix().repeat(self.config.codebooks // self.config.blocks, 1),
+            self.head.matrix(),
             targets_BSK,
             cardinality,
+            shared=self.config.vocabulary == "shared",
             weights_K=weights_K,
             label_smoothing=label_smoothing,
             z_loss=z_loss,
@@ -133,44 +138,23 @@ class MixtureDecoder(nn.Module):
 
     def listen(self, grid_BSK: Tensor, prefix: Prefix) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values [B, G, S, E] of the rows, in every layer: what a text behind them reads."""
-        heard: list[tuple[Tensor, Tensor]] = []
-        self._rows(grid_BSK, prefix, None, 0, heard)
-        return [key for key, _ in heard], [value for _, value in heard]
+        x_BSD, turn, sights = self._begin(grid_BSK, prefix, None, 0)
+        keys_L: list[Tensor] = []
+        values_L: list[Tensor] = []
+        for (block, expert), sight in zip(self._blocks(), sights, strict=True):
+            if len(keys_L) < len(sights) - 1:
+                x_BSD, key, value = expert(x_BSD, block, turn, sight)
+            else:
+                key, value = expert.keys_values(block, expert.source(block).attention_norm(x_BSD), turn)
+            keys_L.append(key)
+            values_L.append(value)
+        return keys_L, values_L
 
-    def _rows(
-        self,
-        grid_BSK: Tensor,
-        prefix: Prefix | None,
-        cache: MixtureCache | None,
-        start: int,
-        heard: list[tuple[Tensor, Tensor]] | None = None,
-    ) -> Tensor:
-        """From ids to what the last norm reads, [B, S, D]."""
-        steps = grid_BSK.shape[1]
-        prefix = self._told(prefix, cache)
-        place = start if cache is None else cache.place(steps)
-        self._check(grid_BSK, place, prefix)
-        row_S = place if isinstance(place, Tensor) else torch.arange(place, place + steps, device=grid_BSK.device)
-        turn = self.llama.turn(prefix.count_B[:, None] + row_S)
-        seen = _Seen(prefix, cache, place, steps)
-        x_BSD = self._embed(grid_BSK)
-        for layer, (block, expert) in enumerate(zip(self.llama.blocks, self.experts, strict=True)):
-            assert isinstance(block, LlamaBlock) and isinstance(expert, Expert)
-            x_BSD, own = _pass(block, expert, x_BSD, turn, seen, layer)
-            if heard is not None:
-                heard.append(own)
-        if cache is not None:
-            cache.advance(steps)
-        return x_BSD
+    def require_prefix(self, prefix: Prefix | None, cache: MixtureCache | None = None) -> Prefix:
+        """The text in front of the rows: this one, or that of the cache, which is told this one where there is one.
 
-    def _embed(self, grid_BSK: Tensor) -> Tensor:
-        """The sum of the rows of K ids; PAD adds nothing, and learns nothing."""
-        pad = self.config.pad_row
-        ids_NK = torch.where(grid_BSK == pad, pad, grid_BSK + self.offsets_K).flatten(0, 1)
-        x_ND = functional.embedding_bag(ids_NK, self.embedding, mode="sum", padding_idx=pad)
-        return x_ND.unflatten(0, grid_BSK.shape[:2])
-
-    def _told(self, prefix: Prefix | None, cache: MixtureCache | None) -> Prefix:
+        Raises MODEL042 (a cache where gradients are kept), MODEL044 (no text).
+        """
         if cache is not None:
             if torch.is_grad_enabled():
                 raise PartimentoError(
@@ -189,6 +173,46 @@ class MixtureDecoder(nn.Module):
                 next="give it the prefix that MixtureModel.told makes; that of keep_B False where there is none",
             )
         return prefix
+
+    def _rows(self, grid_BSK: Tensor, prefix: Prefix | None, cache: MixtureCache | None, start: int) -> Tensor:
+        """From ids to what the last norm reads, [B, S, D]."""
+        x_BSD, turn, sights = self._begin(grid_BSK, prefix, cache, start)
+        for (block, expert), sight in zip(self._blocks(), sights, strict=True):
+            x_BSD, _, _ = expert(x_BSD, block, turn, sight)
+        if cache is not None:
+            cache.advance(grid_BSK.shape[1])
+        return x_BSD
+
+    def _begin(
+        self, grid_BSK: Tensor, prefix: Prefix | None, cache: MixtureCache | None, start: int
+    ) -> tuple[Tensor, Turn, list[Sight]]:
+        """What the first block reads; how all of them turn; what each of them sees."""
+        steps = grid_BSK.shape[1]
+        prefix = self.require_prefix(prefix, cache)
+        place = start if cache is None else cache.place(steps)
+        self._check(grid_BSK, place, prefix)
+        row_S = place if isinstance(place, Tensor) else torch.arange(place, place + steps, device=grid_BSK.device)
+        turn = self.llama.turn(prefix.count_B[:, None] + row_S)
+        sights: list[Sight]
+        if cache is None:
+            mask_B1SP = behind(prefix.mask_BM, steps)
+            texts = zip(prefix.keys_L, prefix.values_L, strict=True)
+            sights = [BehindText(key, value, mask_B1SP) for key, value in texts]
+        else:
+            sights = [partial(cache.write, layer, place=place) for layer in range(self.config.llama.layers)]
+        return self._embed(grid_BSK), turn, sights
+
+    def _blocks(self) -> Iterator[tuple[LlamaBlock, Expert]]:
+        for block, expert in zip(self.llama.blocks, self.experts, strict=True):
+            assert isinstance(block, LlamaBlock) and isinstance(expert, Expert)
+            yield block, expert
+
+    def _embed(self, grid_BSK: Tensor) -> Tensor:
+        """The sum of the rows of K ids; PAD adds nothing, and learns nothing."""
+        pad = self.config.pad_row
+        ids_NK = torch.where(grid_BSK == pad, pad, grid_BSK + self.offsets_K).flatten(0, 1)
+        x_ND = functional.embedding_bag(ids_NK, self.embedding, mode="sum", padding_idx=pad)
+        return x_ND.unflatten(0, grid_BSK.shape[:2])
 
     def _check(self, grid_BSK: Tensor, place: int | Tensor, prefix: Prefix) -> None:
         if isinstance(place, int):
@@ -211,33 +235,16 @@ def behind(mask_BP: Tensor, steps: int) -> Tensor:
     return torch.cat([mask_BP[:, None].expand(-1, steps, -1), past_BSS], dim=2)[:, None]
 
 
-class _Seen:
-    """What the rows of one forward attend to, layer by layer."""
+@dataclass(frozen=True, eq=False)
+class BehindText:
+    """The `Sight` of rows that are computed at once, behind the keys and values [B, G, M, E] of a text. All of it are
+    tensors: a number of the layer would be a graph of its own for every layer where blocks are compiled."""
 
-    def __init__(self, prefix: Prefix, cache: MixtureCache | None, place: int | Tensor, steps: int) -> None:
-        self.prefix, self.cache, self.place = prefix, cache, place
-        self.mask_B1SP = None if cache is not None else behind(prefix.mask_BM, steps)
+    key_BGME: Tensor
+    value_BGME: Tensor
+    mask_B1SP: Tensor
 
-    def __call__(self, layer: int, key_BGSE: Tensor, value_BGSE: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        if self.cache is not None:
-            return self.cache.write(layer, key_BGSE, value_BGSE, self.place)
-        text = self.prefix.keys_L[layer], self.prefix.values_L[layer]
-        key, value = (torch.cat([t.to(x.dtype), x], 2) for t, x in zip(text, (key_BGSE, value_BGSE), strict=True))
-        return key, value, self.mask_B1SP
-
-
-def _pass(
-    block: LlamaBlock, expert: Expert, x_BSD: Tensor, turn: Turn, seen: _Seen, layer: int
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Rows of audio through one block: (rows, (keys, values) of their own)."""
-    source = expert.source(block)
-    normed_BSD = source.attention_norm(x_BSD)
-    query, key, value = (
-        expert.product(block, name, normed_BSD).unflatten(-1, (-1, block.head_width)).transpose(1, 2)
-        for name in ("query", "key", "value")
-    )
-    key = turn(key)
-    mixed = expert.product(block, "out", attend(turn(query), *seen(layer, key, value)))
-    beside = expert.beside_attention(normed_BSD)
-    x_BSD = x_BSD + (mixed if beside is None else mixed + beside)
-    return x_BSD + expert.feedforward(block, source.feedforward_norm(x_BSD)), (key, value)
+    def __call__(self, key_BGSE: Tensor, value_BGSE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        key_BGPE = torch.cat([self.key_BGME.to(key_BGSE.dtype), key_BGSE], dim=2)
+        value_BGPE = torch.cat([self.value_BGME.to(value_BGSE.dtype), value_BGSE], dim=2)
+        return key_BGPE, value_BGPE, self.mask_B1SP

@@ -81,13 +81,12 @@ def paired(decoder: MixtureDecoder, donor: Feedforwards) -> Transplant:
     """Which tensor of the experts takes which of the source, from shapes alone; what a source with too few layers lacks
     is told in its rows.
 
-    Raises MODEL041: experts that have no place for them (their kind is not feedforward, their activation not gelu), or
-    of other widths.
+    Raises MODEL041: experts that have no place for them (their kind is not feedforward), or of other
+    widths.
     """
-    experts = [expert for expert in decoder.experts if isinstance(expert, FeedforwardExpert) and expert.gate is None]
+    experts = [expert for expert in decoder.experts if isinstance(expert, FeedforwardExpert)]
     if len(experts) != len(decoder.experts):
-        kind = decoder.config.experts
-        why = f"experts of kind {kind.kind} with {kind.activation} have no place for fc1 and fc2"
+        why = f"experts of kind {decoder.config.experts.kind} have no place for fc1 and fc2"
         raise _unfit(why, "set model.experts=feedforward, or leave model.experts_from out")
     layers = len(donor.names_L)
     shapes = {"up": (donor.inner, donor.width), "down": (donor.width, donor.inner)}
@@ -109,7 +108,7 @@ def transplant(decoder: MixtureDecoder, donor: Feedforwards) -> Transplant:
     """
     report, layers = paired(decoder, donor), len(decoder.experts)
     if report.layers < layers:
-        why = f"{donor.source} has {report.layers} layers: there is none for layer {report.layers} of the Llama's {layers}"
+        why = f"{donor.source} has {report.layers} layers, and layer {report.layers} of the Llama's {layers} takes none"
         larger = f"one with {layers} layers or more (musicgen-medium and musicgen-large have 48)"
         raise _unfit(why, f"set model.experts_from to {larger}, or leave it out: experts then begin at random")
     copies: list[tuple[Tensor, Tensor]] = []
@@ -132,10 +131,10 @@ def _row(expert: FeedforwardExpert, part: str, layer: int, origin: str | None) -
     if origin is None and part in ("up", "down"):
         why = "missing: the source has no such layer"
     elif part == "narrow":
-        why = "random: it leads from the width of the backbone, and has no counterpart in the source"
+        why = "random: from the width of the backbone, without counterpart in the source"
     elif part == "widen":
         why = "zero" if expert.config.place == "beside" else "random"
-        why += ": it leads back to the width of the backbone, and has no counterpart in the source"
+        why += ": back to the width of the backbone, without counterpart in the source"
     return Row(f"experts.{layer}.{part}.weight", layer, tuple(weight.shape), origin, why)
 
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from partimento import commit
 from partimento.errors import PartimentoError
 from partimento.runs.directories import Tensors, absent, damaged, meta, open_directory, require_finite
+from partimento.runs.sources import CONFIG
 from partimento.tokens.subwords import FILE, SubwordText, tokenizer
 
 if TYPE_CHECKING:
@@ -95,7 +97,8 @@ class Backbone:
         highest = max(found.get_vocab(with_added_tokens=True).values(), default=self.config.vocabulary)
         if highest >= self.config.vocabulary:
             raise _no_tokenizer(file, f"its ids go to {highest}, and the model has {self.config.vocabulary}")
-        return SubwordText(str(self.tokenizer), length, self.config.bos)
+        # Where it lies, wherever a command is given from; a plan makes none of it, and reads no more.
+        return SubwordText(str(file.parent.resolve()), length, self.config.bos, None if meta() else commit.sha256(file))
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,11 @@ def read_llama(path: str | Path) -> Backbone:
     if named is not None:
         return Backbone(Path(str(path)), LlamaConfig.of_transformers(named), "", Tensors({}, {}))
     found = open_directory(path)
-    config = LlamaConfig.of_transformers(found.config)
+    try:
+        config = LlamaConfig.of_transformers(found.config)
+    except PartimentoError as err:
+        err.where = err.where or str(found.folder / CONFIG)
+        raise
     apart = _verify(found.tensors, config, found.folder)
     if not meta():
         require_finite(found.tensors, list(found.tensors))
@@ -181,8 +188,8 @@ def read_musicgen_feedforwards(path: str | Path) -> Feedforwards:
 
     named = _shape(path, "musicgen")
     if named is not None:
-        facts = (named["hidden_size"], named["ffn_dim"], named["num_hidden_layers"])
-        return Feedforwards(str(path), "", *facts, tuple(_published_names(layer) for layer in range(facts[2])))
+        sizes = (named["hidden_size"], named["ffn_dim"], named["num_hidden_layers"])
+        return Feedforwards(str(path), "", *sizes, tuple(_published_names(layer) for layer in range(sizes[2])))
     found = open_directory(path)
     config = _musicgen_decoder(found.config, found.folder)
     width, inner, layers = (config[name] for name in ("hidden_size", "ffn_dim", "num_hidden_layers"))
@@ -214,7 +221,8 @@ def _shape(path: str | Path, begins: str) -> dict[str, Any] | None:
         return None
     if not meta():
         why = "it is the name of a shape, which plans and has no weights"
-        raise absent(path, why, "give the folder of the model, or its name in the hub's cache, as meta-llama/" + name)
+        owner = "meta-llama" if begins == "Llama" else "facebook"
+        raise absent(path, why, f"give the folder of the model, or its name in the hub's cache: {owner}/{name}")
     return SHAPES[name]
 
 

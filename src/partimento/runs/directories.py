@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from partimento import commit
 from partimento.errors import PartimentoError
+from partimento.runs import hub
 from partimento.runs.published import WEIGHTS
 from partimento.runs.sources import CONFIG, INDEX, config_of
 
@@ -104,15 +104,13 @@ def require_finite(tensors: Tensors, names: Iterator[str] | list[str]) -> None:
 
 def _folder(path: str | Path) -> Path:
     folder = Path(path)
-    if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(str(path), CONFIG)
-        if not isinstance(cached, str):
-            raise absent(path, "it is neither a folder nor in the hub's cache", f"hf download {path}")
-        folder = Path(cached).parent
+    if not folder.exists():
+        found = hub.cached(path, CONFIG)
+        if found is None and hub.is_name(path):
+            raise absent(path, f"it is neither a folder in {Path.cwd()} nor in the hub's cache", f"hf download {path}")
+        folder = found or folder
     if not folder.is_dir():
-        raise absent(path, "there is no such folder", "give the folder that save_pretrained wrote")
+        raise absent(path, f"there is no folder {folder.resolve()}", "give the folder that save_pretrained wrote")
     if not (folder / CONFIG).is_file():
         raise absent(path, f"it has no {CONFIG}", "give the folder that save_pretrained wrote")
     return folder

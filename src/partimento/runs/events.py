@@ -4,6 +4,7 @@ Every line has `kind`, `step` and `time` (seconds since 1970). Kinds and their v
 start(process, machine, optimizer, ...), resume(checkpoint, process, machine, ...), hypothesis(text), audit(...),
 baseline(...), valid(weights, ...),
 train(loss, lr, grad_norm, seconds, frames_per_second, skipped, ...), demo(path), checkpoint(path, best, archived),
+experts(folder, sha256, report, replaced): what was taken from another model, see `transplanted`,
 demo_figures(weights, temperature, guidance, told, ...) and demo_data(...): figures of what was played, and of the data,
 note(text), rollback(at, reason, attempt, rate_factor), halt(reason), end(reason).
 A number that is not finite is written as null, never as 0.

@@ -58,15 +58,12 @@ class Feedforward(nn.Module):
         super().__init__()
         self.beside = told["place"] == "beside"
         self.narrow = nn.Linear(width, told["width"], bias=False)
-        self.gate = nn.Linear(told["width"], told["inner"], bias=False) if told["activation"] == "swiglu" else None
         self.up = nn.Linear(told["width"], told["inner"], bias=False)
         self.down = nn.Linear(told["inner"], told["width"], bias=False)
         self.widen = nn.Linear(told["width"], width, bias=False)
 
     def forward(self, read_BND: Tensor, answer_BND: Tensor) -> Tensor:
-        x = self.narrow(read_BND)
-        hidden = F.gelu(self.up(x)) if self.gate is None else F.silu(self.gate(x)) * self.up(x)
-        mine_BND = self.widen(self.down(hidden))
+        mine_BND = self.widen(self.down(F.gelu(self.up(self.narrow(read_BND)))))
         return answer_BND + mine_BND if self.beside else mine_BND
 
 

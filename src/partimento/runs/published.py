@@ -326,12 +326,18 @@ def _verify(folder: Path, name: str, written: Mapping[str, Any]) -> None:
 
 
 def _unknown(folder: Path, why: str) -> PartimentoError:
+    if (folder / "modeling_mixture.py").is_file():  # what `runs.mixture_out` wrote
+        why = "it is a mixture that was exported for transformers, which is not read back"
+        load = "AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)"
+        next = f"{load} loads it; --as partimento exports what model.weights reads"
+    else:
+        next = f"partimento weights import {folder} --to FOLDER, if it is a published checkpoint"
     return PartimentoError(
         "WEIGHTS001",
         f"{folder} is not a folder of weights",
         where=str(folder / RECORD),
         why=why,
-        next=f"partimento weights import {folder} --to FOLDER, if it is a published checkpoint",
+        next=next,
     )
 
 

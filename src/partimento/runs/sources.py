@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from partimento import commit, isolated
 from partimento.errors import PartimentoError
 from partimento.progress import Progress
-from partimento.runs import tensorfiles
+from partimento.runs import hub, tensorfiles
 from partimento.runs.published import WEIGHTS
 
 if TYPE_CHECKING:
@@ -76,19 +76,18 @@ def opened(path: Path, to: Path, progress: Progress) -> Iterator[Checkpoint]:
 
 def _files(path: Path) -> tuple[Path, list[Path]]:
     """The folder of a checkpoint and its files of tensors. Raises WEIGHTS003, WEIGHTS004 (a bad index)."""
-    if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(str(path), CONFIG)
-        if not isinstance(cached, str):
-            raise _unknown(path, f"neither a folder nor in the hub's cache; to have it there: hf download {path}")
-        path = Path(cached).parent
+    if not path.exists():
+        fetched = hub.cached(path, CONFIG)
+        if fetched is None and hub.is_name(path):
+            why = f"neither a folder in {Path.cwd()} nor in the hub's cache; to have it there: hf download {path}"
+            raise _unknown(path, why)
+        path = fetched or path
     if path.is_file():
         if path.suffix not in (".safetensors", *_PICKLES):
             raise _unknown(path, f"its name ends in {path.suffix or 'nothing'}, not in .safetensors or .pth")
         return path.parent, [path]
     if not path.is_dir():
-        raise _unknown(path, "there is no such folder or file")
+        raise _unknown(path, f"there is no folder or file {path.resolve()}")
     if (path / INDEX).is_file():
         return path, _indexed(path)
     for names in ([WEIGHTS], ["*.safetensors"], [f"*{suffix}" for suffix in _PICKLES]):

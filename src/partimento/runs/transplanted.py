@@ -41,11 +41,12 @@ def table(told: Mapping[str, Any]) -> Table:
     report, rows = told["report"], told["report"]["rows"]
     taken = [row for row in rows if row["origin"] is not None]
     numbers, all_numbers = (sum(prod(row["shape"]) for row in some) for some in (taken, rows))
-    shares = f"{len(taken)} of {len(rows)} tensors of the experts ({_number(numbers)} of {_number(all_numbers)} numbers)"
+    share = f"{_number(numbers)} of {_number(all_numbers)} numbers"
+    summary = f"{len(taken)} of {len(rows)} tensors of the experts ({share}) are those of {report['source']}"
+    if unused := report["unused"]:
+        number, verb = ("layers", "are") if len(unused) > 1 else ("layer", "is")
+        summary += f"; its {number} {_span(unused)} of {report['layers']} {verb} not used"
     where = f"source: {told['folder']}" + (f", sha256 {told['sha256'][:12]}..." if told["sha256"] else "")
-    summary, unused = f"{shares} come from {report['source']}", report["unused"]
-    if unused:
-        summary += f"; layers {_span(unused)} of its {report['layers']} are not used"
     prose = [where, f"rule: {report['rule']}"]
     if told["replaced"]:
         prose.append(f"{told['replaced']} of these tensors were trained before: they are those of model.weights now")
@@ -69,7 +70,8 @@ def _grouped(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
 
 def _kind(number: int, row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What neighbours share that are one row of the table: their layers follow each other, here and there."""
-    layer, origin = row["layer"], (None, None)
+    layer = row["layer"]
+    origin: tuple[Any, ...] = ()
     if row["origin"] is not None:
         there, name = _place(row["origin"])
         origin = (there - layer, name)

@@ -92,7 +92,7 @@ def generate(
     cardinality = _check_specials(decoder, specials)
     device = decoder.embedding.device
     if isinstance(decoder, MixtureDecoder):
-        decoder._told(told.prefix, None)
+        decoder.require_prefix(told.prefix)
     _check_told(told, null, len(seeds))
     prompt_BTK = _check_request(pattern, frames, seeds, context, prompt_BTK, cardinality, decoder)
     sheet = Sheet(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from partimento import commit
 from partimento.errors import PartimentoError
 from partimento.tokens import tags as tagging
 from partimento.tokens.text import PAD, Words, check_text
@@ -32,12 +33,14 @@ class SubwordText:
     `bos`: the id that a language model (Llama) reads first, once, whatever the tokenizer would put there itself: every
     prompt begins with it, no words are this id alone, and what looks like a mark in a text is spelled as text. None:
     the marks are the tokenizer's own (T5: one at the end), and no words are no ids.
-    Raises WEIGHTS007, when first used, where there is no tokenizer in the folder.
+    `sha256` of the tokenizer.json, where it is kept: with another one the same words are other ids.
+    Raises WEIGHTS007 (with `bos`: WEIGHTS023), when first used, where there is no tokenizer in the folder.
     """
 
     folder: str
     length: int
     bos: int | None = None
+    sha256: str | None = None
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -81,17 +84,22 @@ class SubwordText:
 
     def to_json(self) -> dict[str, Any]:
         known = {"kind": "subwords", "folder": self.folder, "length": self.length}
-        return known if self.bos is None else {**known, "bos": self.bos}
+        known |= {} if self.bos is None else {"bos": self.bos}
+        return known if self.sha256 is None else {**known, "sha256": self.sha256}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> SubwordText:
-        return cls(stored["folder"], stored["length"], stored.get("bos"))
+        """Raises WEIGHTS022, WEIGHTS023 where the hash is kept, and the tokenizer there is another one, or gone."""
+        made = cls(stored["folder"], stored["length"], stored.get("bos"), stored.get("sha256"))
+        if made.sha256 is not None:
+            _verify(Path(made.folder) / FILE, made.sha256)
+        return made
 
 
 @functools.lru_cache(maxsize=4)
 def tokenizer(folder: str, *, marks: bool = True) -> Tokenizer:
     """`marks`: whether `<|begin_of_text|>` and the like, written in a text, are read as the ids of marks. Raises
-    WEIGHTS007."""
+    WEIGHTS007, of a language model (which is read without marks) WEIGHTS023."""
     from tokenizers import Tokenizer
 
     file = Path(folder) / FILE
@@ -100,6 +108,8 @@ def tokenizer(folder: str, *, marks: bool = True) -> Tokenizer:
     except Exception as err:
         if type(err) is not Exception:  # the library raises the bare type, whatever is wrong with a file
             raise
+        if not marks:
+            raise _unreadable(file, str(err)) from err
         raise PartimentoError(
             "WEIGHTS007",
             "the tokenizer of the weights cannot be read",
@@ -111,3 +121,28 @@ def tokenizer(folder: str, *, marks: bool = True) -> Tokenizer:
     found.no_padding()
     found.encode_special_tokens = not marks
     return found
+
+
+def _verify(file: Path, sha256: str) -> None:
+    try:
+        now = commit.sha256(file)
+    except OSError as err:
+        raise _unreadable(file, str(err.strerror)) from err
+    if now != sha256:
+        raise PartimentoError(
+            "WEIGHTS022",
+            "the backbone has another tokenizer than the run was built upon",
+            where=str(file),
+            why=f"its sha256 begins with {now[:12]}, not with {sha256[:12]}: the same words would be other ids",
+            next="put the tokenizer.json back that the run was started with",
+        )
+
+
+def _unreadable(file: Path, why: str) -> PartimentoError:
+    return PartimentoError(
+        "WEIGHTS023",
+        "the tokenizer of the backbone cannot be read",
+        where=str(file),
+        why=why,
+        next="put the tokenizer.json beside the weights that was published with them",
+    )

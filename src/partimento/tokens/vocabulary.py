@@ -13,12 +13,12 @@ Shapes: T frames, K codebooks; a batch in front of either is kept.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from partimento.errors import PartimentoError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Kind = Literal["own", "shared"]
 
@@ -117,4 +117,6 @@ class AudioVocabulary:
 
     def _first(self, like: Tensor) -> Tensor:
         """[K]: the first id of each book."""
+        import torch  # here: a report counts ids, and never needs it
+
         return torch.tensor([self.block(book).start for book in range(self.codebooks)], device=like.device)

@@ -20,13 +20,14 @@ from torch.overrides import TorchFunctionMode
 from partimento.models.attention import CrossAttention
 
 QUERIES = ("query", "qkv")  # names of the projections to queries
+LOOKED_AT = (functional.scaled_dot_product_attention, torch.ops.partimento.causal_attention.default)
 Call: TypeAlias = tuple[str, nn.Module, bool]  # (name, module, whether its input has a gradient)
 
 
 @dataclass
 class Attended:
-    """`calls` of self attention that were seen with gradients, and the modules whose keys or values are `cut` off:
-    {name: "keys", "values" or "keys and values"}."""
+    """`calls` of self attention that were seen where gradients are kept (not those that a backward pass makes again),
+    and the modules whose keys or values are `cut` off: {name: "keys", "values" or "keys and values"}."""
 
     calls: int = 0
     cut: dict[str, str] = field(default_factory=dict)
@@ -83,16 +84,19 @@ class _Calls(TorchFunctionMode):
 
     def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if function in (functional.scaled_dot_product_attention, torch.ops.partimento.causal_attention.default):
+        if function in LOOKED_AT:
             self._look(*(args[:3] if len(args) > 2 else (kwargs["query"], kwargs["key"], kwargs["value"])))
         return function(*args, **kwargs)
 
     def _look(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         name, module, learning = (*self.inside, *self.asked)[-1] if self.inside or self.asked else ("", None, True)
         self.asked.clear()
-        if not (learning and query.requires_grad) or isinstance(module, CrossAttention):
+        again = torch._C._current_graph_task_id() != -1  # in a backward pass, for activations that were not kept
+        if again or not torch.is_grad_enabled() or isinstance(module, CrossAttention):
             return
         self.found.calls += 1
+        if not (learning and query.requires_grad):
+            return
         without = [what for what, tensor in (("keys", key), ("values", value)) if not tensor.requires_grad]
         if without:
             self.found.cut[name] = " and ".join(without)

@@ -45,13 +45,20 @@ _KEPT = (
 )
 
 
+# Of one code. A stage of the curriculum takes one; of a mixture that learns both ways up to five: its rows stand behind
+# texts of two lengths, and the first block of a frozen Llama reads what has no gradient. Torch's own limit is 8.
+_GRAPHS = 64
+
+
 def prepare(module: nn.Module, train: Train, device: torch.device) -> bool:
     """Change the blocks of `module` in place as `train.recompute` and `train.compile` say; whether it is compiled.
 
-    Blocks are the members of every list named `blocks`. Compiled one by one they share their code (one graph for all
-    that are alike), compile fast and leave the rest of the step to itself; `fullgraph` and `dynamic=False` make an
-    unforeseen shape a new graph, which `speed.Recompiles` counts, never a silent fall back. To be called before the
-    module is wrapped for several devices. Raises TRAIN041 (compiling asked for without a C++ compiler).
+    See `blocks` for which they are. Compiled one by one they share their code (one graph for all that are alike),
+    compile fast and leave the rest of the step to itself; `fullgraph` and `dynamic=False` make an unforeseen shape a
+    new graph, which `speed.Recompiles` counts, never a silent fall back. Texts are of one length always (`TextCoder`
+    pads them to it), so that no batch is of a shape of its own. A text that a frozen Llama reads has no gradient, and
+    passes its blocks as written. To be called before the module is wrapped for several devices.
+    Raises TRAIN041 (compiling asked for without a C++ compiler).
     """
     compiling = device.type in ("cuda", "tpu") if train.compile is None else train.compile
     if compiling:
@@ -60,7 +67,7 @@ def prepare(module: nn.Module, train: Train, device: torch.device) -> bool:
         forward: Forward = type(block).forward
         changed = _recomputed(forward, train)
         if compiling:
-            changed = torch.compile(changed, fullgraph=True, dynamic=False)
+            changed = torch.compile(changed, fullgraph=True, dynamic=False, recompile_limit=_GRAPHS)  # type: ignore[call-overload]
         if changed is not forward:
             # A bound method, so that a copy of the block is bound to itself.
             block.forward = types.MethodType(_in_training(changed, forward), block)
@@ -68,11 +75,12 @@ def prepare(module: nn.Module, train: Train, device: torch.device) -> bool:
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:
-    """The members of every ModuleList that is called `blocks`, in order."""
+    """The members of every ModuleList that is called `blocks`, or `experts`, in order. Those of a mixture's Llama are
+    the blocks of text, its experts those of audio (`models.experts`)."""
     return [
         block
         for name, part in module.named_modules()
-        if isinstance(part, nn.ModuleList) and name.rpartition(".")[2] == "blocks"
+        if isinstance(part, nn.ModuleList) and name.rpartition(".")[2] in ("blocks", "experts")
         for block in part
     ]
 

@@ -44,12 +44,26 @@ def codec_notes(found: Published, spec: CodecSpec, folder: Path) -> list[str]:
 
     Raises TRAIN058 where one of them is ours and the other is not; other names may mean the same codec.
     """
-    theirs = found.facts.codec
-    if theirs.name in (None, spec.codec) and (not theirs.weights or theirs.weights in ("", spec.weights)):
+    return _notes(found.facts.codec.name, found.facts.codec.weights, spec, folder)
+
+
+def same_codes(theirs: CodecSpec, spec: CodecSpec, folder: Path) -> list[str]:
+    """Notes as those of `codec_notes`, of weights that stay beside the very heads that they were trained with. Raises
+    TRAIN058 where the codes differ in rate, sizes or layout, or are of another codec."""
+    for what in ("sample_rate", "frame_rate", "cardinalities", "layout", "books"):
+        there, here = getattr(theirs, what), getattr(spec, what)
+        if there != here:
+            there, here = (list(side) if isinstance(side, tuple) else side for side in (there, here))
+            raise _misfit(folder, what.replace("_", " "), there, here, spec)
+    return _notes(theirs.codec, theirs.weights, spec, folder)
+
+
+def _notes(name: str | None, weights: str | None, spec: CodecSpec, folder: Path) -> list[str]:
+    if name in (None, spec.codec) and (not weights or weights == spec.weights):
         return []
-    if theirs.name != spec.codec and RESIDENT in (theirs.name, spec.codec):
-        raise _misfit(folder, "codec", theirs.name, spec.codec, spec)
-    other = theirs.name if theirs.name != spec.codec else f"another {spec.codec} ({(theirs.weights or '')[:12]})"
+    if name != spec.codec and RESIDENT in (name, spec.codec):
+        raise _misfit(folder, "codec", name, spec.codec, spec)
+    other = name if name != spec.codec else f"another {spec.codec} ({(weights or '')[:12]})"
     return [
         f"the weights learned codes of {other}, the pack's are of {spec.codec}: unless that is the same codec under "
         "another name, no code means what it meant"

@@ -1,9 +1,10 @@
 """Who learns: looked at once before step 1, and once again after the first steps.
 
 Before step 1, by one pass on the first batch whose gradients are dropped: every trained parameter gets a gradient, or
-there is a reason why not yet; no frozen one gets one; keys and values are not cut off (`attended`). After STEPS steps,
-by what is there anyway (moments, and fingerprints instead of copies): every trained parameter has had a gradient and
-has moved, and the frozen ones are what they were to the last bit. No step does anything for it.
+there is a reason why not yet (`reasons`); no frozen one gets one; every attention was seen, and its keys and values are
+not cut off (`attended`). Where losses are added up, each alone reaches what it has to teach (`directions`). After STEPS
+steps, by what is there anyway (moments, and fingerprints instead of copies): every trained parameter has had a gradient
+and has moved, and the frozen ones are what they were to the last bit. No step does anything for it.
 
 A part of a model that does not learn is hard to hear: the rest learns around it. Each of these cost the authors of
 earlier systems weeks: a layer without an optimizer, keys read out of a detached cache, new rows that were frozen.
@@ -11,10 +12,9 @@ earlier systems weeks: a layer without an optimizer, keys read out of a detached
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,13 +22,16 @@ from torch import Tensor
 from partimento.training import compiled, devices
 from partimento.training import flow_errors as errors
 from partimento.training.attended import Attended, attended
+from partimento.training.directions import reached as reached_by
 from partimento.training.fingerprints import fingerprints
 from partimento.training.muon import local
 from partimento.training.opponent import Opponent
 from partimento.training.reach import NEVER, Reached, Unit, read, units
+from partimento.training.reasons import explained, zeros
 from partimento.training.state import State
-from partimento.training.task import Total, alone
+from partimento.training.task import Direction
 
+Inputs: TypeAlias = tuple[Tensor | None, ...]
 STEPS = 20
 LOOKS = 8  # batches in which a gradient that is missing without a reason is looked for
 SPACING = 2.0**-24  # an element of float32 does not move by less than this share of it
@@ -59,17 +62,6 @@ class Side:
         return int(self.player.guard.figures()[0])
 
 
-@dataclass
-class Found:
-    """What one pass says of one side. `waiting` are those that have no gradient for a reason; of tables, `rows` are
-    [rows with a gradient, rows]. Without a reason: nothing depends on `without`, `zero` gets nothing but zeros."""
-
-    waiting: dict[str, str] = field(default_factory=dict)
-    rows: dict[str, list[int]] = field(default_factory=dict)
-    without: list[str] = field(default_factory=list)
-    zero: list[str] = field(default_factory=list)
-
-
 class Flow:
     """The audit of one call of `train`; to be made when all weights are what the next step finds."""
 
@@ -83,7 +75,8 @@ class Flow:
 
     def before(self) -> dict[str, Any]:
         """The event of the pass before step 1. Raises TRAIN080 (a trained parameter without a gradient), TRAIN081 (keys
-        and values cut off), TRAIN082 (a frozen one with a gradient), TRAIN084 (a frozen matrix of zeros), TRAIN040."""
+        and values cut off), TRAIN082 (a frozen one with a gradient), TRAIN084 (a frozen matrix of zeros), TRAIN085 (an
+        attention that was not seen), TRAIN040."""
         matrices = {name: weight for name, weight in self._frozen().items() if weight.ndim > 1}
         if empty := zeros(matrices, self.state.parallel.sum_):
             raise errors.empty(sorted(empty))
@@ -101,6 +94,10 @@ class Flow:
         without, zero = [n for one in found for n in one.without], [n for one in found for n in one.zero]
         if without or (zero and looks == LOOKS):
             raise errors.unreached(without, zero, looks)
+        if seen.calls < (wanted := self.state.task.attentions):
+            raise errors.unseen(seen.calls, wanted)
+        for direction in self.state.task.directions:
+            self._alone(direction)
         waiting = {name: why for one in found for name, why in one.waiting.items()}
         waiting |= dict.fromkeys(zero, "nothing but zeros in the first batch")
         event = {
@@ -117,33 +114,55 @@ class Flow:
 
     def _look(self, number: int, reached: Sequence[dict[str, Reached]]) -> Attended:
         """One pass, on the batch of step `number`, added to what was reached before."""
-        state, task, opponent = self.state, self.state.task, self.state.opponent
-        attempt, step = divmod(number, state.config.train.steps)
-        inputs = task.inputs(task.batch(step, 0, attempt))
-        recorded = state.config.train.cuda_graphs
-        seen = Attended()
+        opponent, seen = self.state.opponent, Attended()
 
-        def looked(inputs: tuple[Tensor | None, ...]) -> None:
+        def looked(inputs: Inputs) -> None:
             nonlocal seen
-            devices.seed(state.device, state.dropout_key(step, 0))
-            with contextlib.nullcontext() if recorded else torch.compiler.set_stance("force_eager"):
-                if opponent is not None:
-                    opponent.forward_backward(inputs)
-                with attended(task.module) as seen:
-                    state.forward_backward(inputs)
+            if opponent is not None:
+                opponent.forward_backward(inputs)
+            with attended(self.state.task.module) as seen:
+                self.state.forward_backward(inputs, recorded=False)
             for side, of in zip(self.sides, reached, strict=True):
                 if given := [side.who + name for name, weight in side.frozen.items() if weight.grad is not None]:
                     raise errors.changed(given, "got a gradient in the first pass")
                 gradients = {name: weight.grad for name, weight in side.trained.items()}
-                for unit, now in zip(side.units, read(side.units, gradients, state.parallel.sum_), strict=True):
+                for unit, now in zip(side.units, read(side.units, gradients, self.state.parallel.sum_), strict=True):
                     of[unit.label] = now.and_before(of[unit.label])
 
-        compiled.dry_run(task.module, looked, {"step 1": inputs}, state.device)
+        self._pass(number, self.state.task.inputs, looked)
         if opponent is not None:
             opponent.optimizer.zero_grad()
         if seen.cut:
             raise errors.cut_off(seen.cut)
         return seen
+
+    def _alone(self, direction: Direction) -> None:
+        """One of the losses that are added up, until it has reached all that it has to teach."""
+        state, missed = self.state, set(direction.reaches)
+
+        def looked(inputs: Inputs) -> None:
+            state.forward_backward(inputs, recorded=False)
+            missed.difference_update(reached_by(direction, state.task.module, state.parallel.sum_))
+
+        for number in range(LOOKS):
+            self._pass(number, direction.inputs, looked)
+            if not missed:
+                return
+        raise errors.apart(direction.what, [what for what in direction.reaches if what in missed], LOOKS)
+
+    def _pass(self, number: int, inputs_of: Callable[[Any], Inputs], looked: Callable[[Inputs], None]) -> None:
+        """`looked` with the inputs of the batch of step `number`, without a trace. Blocks run as they are written and
+        nothing is recorded: a compiled block, or a graph that is replayed, calls nothing that can be looked at."""
+        state = self.state
+        attempt, step = divmod(number, state.config.train.steps)
+        inputs = inputs_of(state.task.batch(step, 0, attempt))
+
+        def plain(inputs: Inputs) -> None:
+            devices.seed(state.device, state.dropout_key(step, 0))
+            with torch.compiler.set_stance("force_eager"):
+                looked(inputs)
+
+        compiled.dry_run(state.task.module, plain, {"step 1": inputs}, state.device)
 
     def again(self, begun: Mapping[str, str] | None) -> None:
         """On a resume: frozen weights are those that the run began with (`prints` of its event), or TRAIN084: they are
@@ -211,53 +230,6 @@ class Flow:
     def _prints(self) -> dict[str, str]:
         sides = self.sides
         return {s.who + name: f"{s.start[name] & 2**64 - 1:016x}" for s in sides for name in s.frozen}
-
-
-@torch.no_grad()
-def zeros(named: Mapping[str, Tensor], total: Total = alone) -> set[str]:
-    """Names of the tensors that are zero everywhere, on all ranks."""
-    if not named:
-        return set()
-    counts = total(torch.stack([local(tensor).ne(0).any() for tensor in named.values()]).float()).tolist()
-    return {name for name, count in zip(named, counts, strict=True) if not count}
-
-
-def explained(
-    wanted: Sequence[Unit], reached: Mapping[str, Reached], reasons: Mapping[str, str], asleep: set[str]
-) -> Found:
-    """Why units have no gradient: the task says so (`reasons`, by names of parameters), what comes after them begins at
-    zero (`asleep`, itself with a gradient), or a table has no row that a batch named."""
-    found = Found()
-    # A bias of zeros only adds, and is in nobody's way.
-    awake_soon = [u.claim.name for u in wanted if u.claim.name in asleep and reached[u.label].any]
-    awake_soon = [name for name in awake_soon if not name.endswith("bias")]
-    for unit in wanted:
-        now, name = reached[unit.label], unit.claim.name
-        if now.any:
-            if unit.table and now.rows < now.of:
-                found.rows[unit.label] = [now.rows, now.of]
-        elif name in reasons:
-            found.waiting[unit.label] = reasons[name]
-        elif now.there and awake_soon:
-            nearest = max(awake_soon, key=lambda other: _kinship(name, other))
-            found.waiting[unit.label] = f"{nearest} begins at zero"
-        elif now.there and unit.table:
-            found.waiting[unit.label] = "no item of the first batches names a row of it"
-        else:
-            (found.zero if now.there else found.without).append(unit.label)
-    return found
-
-
-def _kinship(one: str, other: str) -> tuple[int, bool, int]:
-    """How near two parameters are, by their names: steps of the path that they share, the same last name, letters."""
-    mine, theirs = one.split("."), other.split(".")
-    return _alike(mine, theirs), mine[-1] == theirs[-1], _alike(one, other)
-
-
-def _alike(one: Sequence[str], other: Sequence[str]) -> int:
-    """How many members at the beginning are the same."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _slow(weight: Tensor, rate: float) -> bool:

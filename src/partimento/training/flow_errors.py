@@ -47,6 +47,29 @@ def cut_off(cut: Mapping[str, str]) -> PartimentoError:
     )
 
 
+def apart(what: str, missed: Sequence[str], looks: int) -> PartimentoError:
+    return PartimentoError(
+        "TRAIN081",
+        f"the loss of the {what} alone does not reach {some(missed)}",
+        where=f"{looks} batches in which nothing else is learned",
+        why="keys and values on the way there are detached, or read out of a cache; the other loss hides it",
+        next="undo the change of the model: no cache in training, no detach between projection and attention",
+        names=list(missed),
+    )
+
+
+def unseen(seen: int, wanted: int) -> PartimentoError:
+    saw = f"only {seen} of {wanted} attentions" if seen else f"none of {wanted} attentions"
+    return PartimentoError(
+        "TRAIN085",
+        f"the audit of the gradients saw {saw}",
+        why="attention is computed in another way than by torch's function or ours, where it cannot be looked at",
+        next="call functional.scaled_dot_product_attention, or teach training/attended.py the other function",
+        seen=seen,
+        wanted=wanted,
+    )
+
+
 def changed(names: list[str], what: str) -> PartimentoError:
     return PartimentoError(
         "TRAIN082",

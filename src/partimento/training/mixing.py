@@ -22,13 +22,15 @@ from partimento.models.layers import check_positions
 from partimento.models.linear import Linear
 from partimento.models.mixture import MixtureConfig, MixtureModel
 from partimento.models.transplant import paired, transplant
-from partimento.runs import adapters, backbones, transplanted
+from partimento.runs import adapters, backbones, moved, transplanted
 from partimento.runs.adapters import Adapter
 from partimento.runs.backbones import Backbone, Feedforwards
 from partimento.sampling.sheet import Ending
 from partimento.tokens.patterns import Pattern
 from partimento.tokens.spec import CodecSpec, Specials
 from partimento.tokens.text import PAD, TextCoder, Words
+from partimento.training import beginning
+from partimento.training.beginning import another
 from partimento.training.built import Built, freeze
 from partimento.training.ema import copy_into
 
@@ -44,7 +46,7 @@ def build(model: MotModel, spec: CodecSpec, positions: int, precision: str) -> B
 
     Raises WEIGHTS020 to WEIGHTS024 (backbone, tokenizer, MusicGen), MODEL004 (windows and text are longer than what the
     backbone has positions for), MODEL040, MODEL041, MODEL043 (they do not fit), TOKEN001 (pattern), TRAIN059 (a pattern
-    in `freeze`), TRAIN071 (frozen, and in no file), TRAIN072, TRAIN073 and WEIGHTS002 (`weights`).
+    in `freeze`), TRAIN071 (frozen, and in no file), TRAIN058, TRAIN072, TRAIN073 and WEIGHTS002 (`weights`).
     """
     backbone = backbones.read_llama(model.backbone)
     donor = None if model.experts_from is None else backbones.read_musicgen_feedforwards(model.experts_from)
@@ -66,7 +68,7 @@ def build(model: MotModel, spec: CodecSpec, positions: int, precision: str) -> B
     start = None if model.weights is None else adapters.read(model.weights)
     how: dict[str, Any] = {
         "mixture": module.to_json(),
-        "base": {"folder": str(backbone.folder.resolve()), "sha256": backbone.sha256},
+        "base": moved.kept(backbone.folder, backbone.sha256, model.backbone),
         "experts": None if donor is None else {"folder": _absolute(model.experts_from), "sha256": donor.sha256},
         "start": None if start is None else {"folder": _absolute(model.weights), "sha256": start.sha256},
         "freeze": list(model.freeze),
@@ -78,10 +80,15 @@ def build(model: MotModel, spec: CodecSpec, positions: int, precision: str) -> B
     report = None
     if donor is not None:
         report = paired(module.decoder, donor) if backbones.meta() else transplant(module.decoder, donor)
-    begun = set() if start is None else _begin(module, start, backbone, donor)
+    begun: set[str] = set()
+    notes: list[str] = []
+    if start is not None:
+        _same_words(start, coder)
+        begun, notes = _begin(module, start, backbone, donor, spec)
     if report is not None:
         replaced = sum(f"decoder.{row.name}" in begun for row in report.taken)
         how["experts"] |= {"report": report.to_json(), "replaced": replaced}
+        notes.append(f"{transplanted.table(how['experts']).summary} (report has the table)")
     freeze(module, model.freeze)
     _check_frozen(module, donor, begun)
     if precision == "bf16":
@@ -95,7 +102,7 @@ def build(model: MotModel, spec: CodecSpec, positions: int, precision: str) -> B
         rule="mix",
         null_trained=start is not None and bool(start.description.get("null_share")),
         how={**how, "words": coder.to_json()},
-        notes=() if report is None else (transplanted.table(how["experts"]).summary,),
+        notes=tuple(notes),
     )
 
 
@@ -112,10 +119,10 @@ def rebuild(told: Mapping[str, Any]) -> MixtureModel:
     freeze(module, told["freeze"])
     frozen = (name for name, weight in module.named_parameters() if not weight.requires_grad)
     if experts is not None and any(map(_is_transplanted, frozen)):
-        donor = backbones.read_musicgen_feedforwards(experts["folder"])
+        donor = backbones.read_musicgen_feedforwards(moved.lies(experts))
         if donor.sha256 != experts["sha256"]:
             why = f"the sha256 of its weights begins with {donor.sha256[:12]}, not with {experts['sha256'][:12]}"
-            raise _another(f"{experts['folder']} is not the model that the experts came from", experts["folder"], why)
+            raise another(f"{experts['folder']} is not the model that the experts came from", experts["folder"], why)
         transplant(module.decoder, donor)
     return module
 
@@ -198,36 +205,38 @@ def _check_frozen(module: MixtureModel, donor: Feedforwards | None, begun: Colle
             )
 
 
-def _begin(module: MixtureModel, start: Adapter, backbone: Backbone, donor: Feedforwards | None) -> set[str]:
-    """With what was trained beside this backbone before; its names. What was not trained then is as it was read.
+def _begin(
+    module: MixtureModel, start: Adapter, backbone: Backbone, donor: Feedforwards | None, spec: CodecSpec
+) -> tuple[set[str], list[str]]:
+    """With what was trained beside this backbone before; its names, and notes. What was not trained then is as it was
+    read.
 
-    Raises TRAIN073, WEIGHTS002.
+    Raises TRAIN058, TRAIN073, WEIGHTS002.
     """
     if backbones.meta():
-        return set()
+        return set(), []
     folder, sha256 = str(start.folder), start.description["base"]["sha256"]
     if sha256 != backbone.sha256:
         why = f"the sha256 of that one begins with {sha256[:12]}, of this one with {backbone.sha256[:12]}"
-        raise _another(f"{folder} was trained beside another backbone", folder, why)
+        raise another(f"{folder} was trained beside another backbone", folder, why)
+    notes = beginning.fits(start, module, donor, spec)
     tensors, here = start.tensors(), {name: weight.detach() for name, weight in module.named_parameters()}
     for name in sorted(tensors.keys() | {name for name in here if not _in_files(name, module, donor)}):
         if name in tensors and name in here and tensors[name].shape == here[name].shape:
             continue
         sizes = [f"{list(side[name].shape)}" if name in side else "missing" for side in (tensors, here)]
         why = f"{name} is {sizes[0]} there and {sizes[1]} here"
-        raise _another(f"{folder} is of another model than this configuration", folder, why)
+        raise another(f"{folder} is of another model than this configuration", folder, why)
     copy_into({name: here[name] for name in tensors}, tensors)
-    return set(tensors)
+    return set(tensors), notes
 
 
-def _another(message: str, where: str, why: str) -> PartimentoError:
-    return PartimentoError(
-        "TRAIN073",
-        message,
-        where=where,
-        why=why,
-        next="name the model that it was trained with: partimento weights inspect FOLDER shows it",
-    )
+def _same_words(start: Adapter, coder: TextCoder) -> None:
+    """Raises TRAIN073 for another tokenizer (of those whose hashes are known): the same words would be other ids."""
+    there, here = (told.get("sha256") for told in (start.description.get("words") or {}, coder.to_json()))
+    if there is not None and here is not None and there != here:
+        why = f"the sha256 of that one begins with {there[:12]}, of this one with {here[:12]}"
+        raise another(f"{start.folder} was trained with another tokenizer.json", str(start.folder), why)
 
 
 class Narrow(Linear):

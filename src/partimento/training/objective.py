@@ -13,6 +13,7 @@ from partimento.models.decoder import CodeDecoder
 from partimento.models.dia import TextModel
 from partimento.models.loss import code_entropy, code_loss
 from partimento.models.mixture import MixtureModel
+from partimento.models.text import TextEncoder
 from partimento.training.built import Decoder, Model
 
 
@@ -32,6 +33,17 @@ def tell(module: Model, condition: Sequence[Tensor], keep_B: Tensor) -> Told:
         return module.told(text_BM, mask_BM, keep_B)
     (tags_BG,) = condition
     return module.told(tags_BG, keep_B)
+
+
+def attentions(module: Model, *, both_ways: bool) -> int:
+    """Calls of self attention in one pass where gradients are kept. Of a mixture: in every layer, of rows; both ways
+    also of words behind rows, and of these rows but for the last layer, of which only keys and values are read."""
+    if isinstance(module, MixtureModel):
+        layers = module.llama.config.layers
+        return 3 * layers - 1 if both_ways else layers
+    layers = decoder_of(module).config.layers  # type: ignore[union-attr]
+    encoder = module.encoder if isinstance(module, TextModel) else None
+    return layers + (encoder.config.layers if isinstance(encoder, TextEncoder) else 0)
 
 
 class CodesObjective(nn.Module):

@@ -24,7 +24,6 @@ class Pace:
         self.task, self.config, self.device = state.task, state.config, state.device
         self.feed: Feed | None = None
         self.recompiles = speed.Recompiles()
-        self._module = state.task.module
         self._peak = speed.peak(self.device, self.config.train.precision)
         self._world = state.parallel.world
         self._clock = speed.Clock()
@@ -66,8 +65,7 @@ class Pace:
         self._last, self._spent, self._steps = now, 0.0, 0
         clock = self._clock.read()
         items = stage.batch * stage.accumulate / seconds
-        positions = self.task.positions(stage.window)
-        flops = None if positions is None else speed.flops_per_item(self._module, positions)
+        flops = self.task.flops(stage.window)
         return {
             "seconds": seconds,
             "seconds_p50": clock["step_p50"],

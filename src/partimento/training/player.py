@@ -22,7 +22,7 @@ from partimento.models.dia import TextModel
 from partimento.models.mixture import MixtureModel
 from partimento.models.quantized import Weights
 from partimento.progress import Progress
-from partimento.runs import checkpoint
+from partimento.runs import checkpoint, moved
 from partimento.runs.chosen import check_averages
 from partimento.sampling.generate import Played, generate
 from partimento.sampling.guidance import UNGUIDED, Guidance
@@ -115,7 +115,7 @@ class Player:
         """
         if weights == "ema":
             check_averages(path)
-        told = checkpoint.load(path, ()).state["description"]
+        told = moved.found(checkpoint.load(path, ()).state["description"])
         with torch.random.fork_rng(devices=[]):  # a new module draws weights, which are replaced below
             module = building.rebuild(told)
         part = {"ema": "ema", "raw": "model"}[weights]

@@ -20,7 +20,7 @@ from torch import nn
 
 from partimento.models.attention import CrossAttention, SelfAttention, TextAttention
 from partimento.models.dia import TextModel
-from partimento.models.experts import MATRICES, Expert
+from partimento.models.experts import MATRICES, Expert, LowRank
 from partimento.models.llama import LlamaBlock
 from partimento.models.mixture import MixtureModel
 from partimento.models.text import TextEncoder
@@ -92,29 +92,53 @@ def _mixture(model: MixtureModel, window: int, text: int, both_ways: bool) -> fl
     """Rows of audio pass the blocks by way of their experts, with a gradient that passes what is frozen (4 a weight, 6
     if it is trained), and look at the text and at each other. The text passes the Llama's own blocks, forward only (2 a
     weight) unless they are trained, of the last block only its keys and values. From sound to words, rows that have
-    read nothing but BOS come first, and the text behind them passes all blocks, and the Llama's head, with a gradient.
+    read nothing but BOS come first, of the last block only their keys and values, and the text behind them passes all
+    blocks, and the Llama's head, with a gradient.
     """
-    decoder, llama = model.decoder, model.llama.config
+    decoder, blocks = model.decoder, _blocks(model)
+    total = _read(model, text) + sum(_rows(model, *pair, window, text) for pair in blocks)
+    total += _products(decoder.head, True) * window
+    if not both_ways:
+        return total
+    total += _read(model, 1) + sum(_rows(model, *pair, window, 1) for pair in blocks[:-1])
+    total += sum(_weight(weight, True) for weight in _listened(*blocks[-1])) * window
+    moved = any(weight.requires_grad for weight in model.llama.embedding.parameters())
+    for block, _ in blocks:  # the first reads no audio but by its attention: its queries have no gradient
+        total += sum(_products(getattr(block, name), moved or name not in MATRICES[:3]) for name in MATRICES) * text
+        total += (12.0 if moved else 10.0) * _heads(model) * (1 + window + text) * text
+        moved = True
+    return total + _products(model.llama.head, True) * text
+
+
+def _blocks(model: MixtureModel) -> list[tuple[LlamaBlock, Expert]]:
+    pairs = list(zip(model.llama.blocks, model.decoder.experts, strict=True))
+    return pairs  # type: ignore[return-value]
+
+
+def _heads(model: MixtureModel) -> int:
+    return model.llama.config.heads * model.llama.config.head_width
+
+
+def _read(model: MixtureModel, text: int) -> float:
+    """Of a text that rows are told."""
+    *first, (last, _) = _blocks(model)
     reads = any(weight.requires_grad for weight in model.llama.blocks.parameters())
-    scores = 12.0 * llama.heads * llama.head_width
-    read_scores = scores if reads else scores / 3
-    total, told, turned = 0.0, 0.0, 0.0
-    for block, expert in zip(model.llama.blocks, decoder.experts, strict=True):
-        assert isinstance(block, LlamaBlock) and isinstance(expert, Expert)
-        last, own = block is model.llama.blocks[-1], [getattr(block, name) for name in MATRICES]
-        passed = _passed(block, expert)
-        rows = sum(_weight(weight, True) for weight in passed)
-        total += (rows + scores * (window + text)) * window
-        told += sum(_products(part, reads) for part in ((block.key, block.value) if last else own)) * text
-        told += 0 if last else read_scores * text * text
-        if last:  # heard by its keys and values only
-            keys = [_matrix(getattr(expert.source(block), name)) for name in ("key", "value")]
-            rows = sum(2.0 * weight.numel() for weight in passed)
-            rows += sum(_weight(weight, True) - 2.0 * weight.numel() for weight in keys)
-        turned += (rows + scores * window / (3 if last else 1)) * window
-        turned += (sum(_products(part, True) for part in own) + scores * (window + text)) * text
-    total += told + 6.0 * window * decoder.head.in_features * decoder.config.codebooks * decoder.config.outputs
-    return total + turned + _products(model.llama.head, True) * text if both_ways else total
+    passed = [getattr(block, name) for block, _ in first for name in MATRICES]
+    scores = (12.0 if reads else 4.0) * _heads(model) * text * len(first)
+    return (sum(_products(part, reads) for part in (*passed, last.key, last.value)) + scores) * text
+
+
+def _rows(model: MixtureModel, block: LlamaBlock, expert: Expert, window: int, text: int) -> float:
+    """Of rows of audio behind a text, in one block."""
+    weights = sum(_weight(weight, True) for weight in _passed(block, expert))
+    return (weights + 12.0 * _heads(model) * (window + text)) * window
+
+
+def _listened(block: LlamaBlock, expert: Expert) -> list[nn.Parameter]:
+    """The matrices that make keys and values of rows of audio."""
+    source = expert.source(block)
+    beside = [expert.lora_A, expert.lora_B] if isinstance(expert, LowRank) else []
+    return [_matrix(source.key), _matrix(source.value), *(part[name] for part in beside for name in ("key", "value"))]
 
 
 def _passed(block: LlamaBlock, expert: Expert) -> list[nn.Parameter]:

@@ -136,9 +136,12 @@ class State:
             extra += ["rank", self.parallel.rank]
         return key(self.config.train.seed, "dropout", step, micro, *extra)
 
-    def forward_backward(self, inputs: tuple[Tensor | None, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and sums of one micro-batch; its gradients are added to those that are there."""
-        if not self.config.train.cuda_graphs:
+    def forward_backward(
+        self, inputs: tuple[Tensor | None, ...], *, recorded: bool = True
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and sums of one micro-batch; its gradients are added to those that are there. Without `recorded` it is
+        computed call by call even where steps are recorded as CUDA graphs, for who looks at the calls."""
+        if not recorded or not self.config.train.cuda_graphs:
             return self._forward_backward(inputs)
         shapes = tuple(None if tensor is None else tensor.shape for tensor in inputs)
         if shapes not in self._graphs:
@@ -305,6 +308,17 @@ def check_config(stored: dict[str, Any], config: Config) -> None:
             )
 
 
+_LATER = ("backbone", "tokenizer")
+_UPON = {
+    "weights": ("the weights that the run was built upon are others now", "the [model] section"),
+    "backbone": ("the backbone's config.json describes another model than the run was built upon", "model.backbone"),
+    "tokenizer": ("the backbone has another tokenizer than the run was built upon", "model.backbone"),
+    "experts": ("the model that the experts came from is another one now", "model.experts_from"),
+    "start": ("model.weights holds others than the run began with", "model.weights"),
+}
+"""What changed, and which setting says where it is; everything else is data."""
+
+
 def check_identity(
     stored: Mapping[str, Any], identity: Mapping[str, Any], history: Sequence[Mapping[str, Any]] = ()
 ) -> None:
@@ -312,11 +326,14 @@ def check_identity(
     error say what was done to it since."""
     for name in sorted(stored.keys() | identity.keys()):
         if stored.get(name) != identity.get(name):
+            if name in _LATER and name not in stored:
+                continue  # begun before it was kept
+            changed, place = _UPON.get(name, (f"the data changed under the run: its {name} is another one", "data"))
             raise PartimentoError(
                 "TRAIN002",
-                f"the data changed under the run: its {name} is another one",
+                changed,
                 why=f"{name} is {identity.get(name)} now and was {stored.get(name)}{_since(stored.get(name), history)}",
-                next="point data at what the run was started with, or start a new run (leave --run away)",
+                next=f"point {place} at what the run was started with, or start a new run (leave --run away)",
                 key=name,
             )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,16 @@ Sums: TypeAlias = Mapping[str, Tensor]
 Using: TypeAlias = Callable[[str], AbstractContextManager[nn.Module]]
 Total: TypeAlias = Callable[[Tensor], Tensor]
 ITEMS = "items"  # in what `Task.evaluate` gives: runs.judged.Items, which are kept beside the log and not in it
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One of the losses that a step adds up. `inputs(batch)` are `Task.inputs` of the same items with no other loss in
+    them; `reaches` says what it has to teach: {what: names of parameters, one of which at least gets a gradient}."""
+
+    what: str
+    inputs: Callable[[Any], tuple[Tensor | None, ...]]
+    reaches: Mapping[str, Sequence[str]]
 
 
 def alone(sums: Tensor) -> Tensor:
@@ -74,6 +84,14 @@ class Task(Protocol):
     """The adversary, where there is one. It steps before the task's module does, which then meets it as it is."""
 
     @property
+    def attentions(self) -> int:
+        """How often self attention is called in one pass, at least, where gradients are kept; 0: not known."""
+
+    @property
+    def directions(self) -> Sequence[Direction]:
+        """Losses that are to be looked at one by one, because what one does not reach the others may."""
+
+    @property
     def module(self) -> nn.Module:
         """Everything that is trained or saved, as one module. The engine moves it to the device and owns its mode."""
 
@@ -103,8 +121,8 @@ class Task(Protocol):
     def count(self, batch: Any) -> float:
         """Valid tokens of the batch, known on the host: a step without any is refused before it is computed."""
 
-    def positions(self, window: int) -> int | None:
-        """Places at which every layer works for such an item: what the arithmetic grows with. None where layers work at
+    def flops(self, window: int) -> float | None:
+        """FLOPs of such an item in training, forward and backward (`speed.flops_per_item`). None where layers work at
         different rates, or a second player works too: the share of the device's peak is not known then."""
 
     def frames(self, window: int) -> float:

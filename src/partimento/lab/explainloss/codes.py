@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from partimento.lab.explainloss import trained
+from partimento.lab.explainloss import trained, words
 from partimento.lab.explainloss.explained import Cell, Explained, Part, percent
 from partimento.lab.explainloss.floors import SLIGHT, Standing, bits, mean, perplexity, smoothed_floor
 from partimento.lab.explainloss.judged import getting_worse, good_of, lines, scored, standing_of, valid_of, young_of
@@ -35,6 +35,7 @@ def explain(record: Record) -> Explained:
         parts=[
             Part("What the number is", _number(record, standing, line)),
             _where(record, standing, valid),
+            *words.parts(record, valid, baseline),
             _books(standing),
             Part("Training and held-out music", _gap(record, standing, valid)),
             Part("Is there anything to learn?", _noise(standing)),
@@ -45,6 +46,8 @@ def explain(record: Record) -> Explained:
             "loss": line.get("loss"),
             "eos_ce": valid.get("eos_ce"),
             "caption_ce": valid.get("caption_ce"),
+            "unigram_caption_ce": baseline.get("unigram_caption_ce"),
+            "llama_caption_ce": baseline.get("llama_caption_ce"),
             "text_ids": text_ids(record),
             **trained.figures(record),
         },
@@ -75,7 +78,7 @@ def _number(record: Record, standing: Standing, line: Event) -> list[str]:
     share = model.get("caption_share") or 0.0
     if share:
         ids = text_ids(record)
-        floor = f", whose guess costs ln {ids:,} = {math.log(ids):.2f}" if ids else ""
+        floor = f" (a guess among all ids: ln {ids:,} = {math.log(ids):.2f})" if ids else ""
         prose.append(
             f"In {percent(share)} of the items with words it is turned round: from the sound to the words{floor}. "
             "Their ids are in the training loss too, so it compares with no run without them; the books' figures do."
@@ -146,8 +149,6 @@ def _where(record: Record, standing: Standing, valid: Event) -> Part:
     ]
     if (eos := valid.get("eos_ce")) is not None:
         prose.append(f"The mark of an end (EOS), apart: {eos:.2f} nats, of the few held-out windows that have one.")
-    if (words := valid.get("caption_ce")) is not None:
-        prose.append(f"The words of a held-out item, from its sound: {words:.2f} nats an id.")
     return Part(
         "Where it stands", prose, ["", "nats a code", "bits a code", "bits a second", "perplexity", "share"], rows
     )
@@ -267,4 +268,4 @@ def _missing(record: Record, standing: Standing, valid: Event, line: Event, base
         found.append("The training loss by book: the last line of the log does not have it.")
     if valid and valid.get("eos_ce") is None:
         found.append("The cost of an end (EOS): no held-out window has one, or it was not logged.")
-    return [*found, *trained.missing(record)]
+    return [*found, *words.missing(record, valid, baseline), *trained.missing(record)]

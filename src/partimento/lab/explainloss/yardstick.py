@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from partimento.lab.explainloss.record import Record
+from partimento.tokens.vocabulary import AudioVocabulary
 
 
 def outputs_of(record: Record) -> int | None:
@@ -29,17 +30,22 @@ def yardstick(record: Record, ends: bool) -> list[str]:
     if not record.cardinalities:
         return ["What a guess costs is not known: how many codes a book has was not recorded."]
     least, most = min(record.cardinalities), max(record.cardinalities)
-    each = f"{least:,} codes" if least == most else f"{least:,} to {most:,} codes"
-    cost = (
-        f"ln {least:,} = {math.log(least):.2f}" if least == most else f"{math.log(least):.2f} to {math.log(most):.2f}"
-    )
-    said = f"At every place {each} are legal, those of its book, and the softmax runs over "
-    said += f"these{' and EOS' * ends} alone: a guess costs {cost} nats, and there an untrained model begins."
+    if least == most:
+        said = f"At every place {least:,} codes are legal, those of its book, and the softmax runs over these"
+        said += f"{' and EOS' * ends} alone: a guess costs ln {least:,} = {math.log(least):.2f} nats, and there an "
+        said += "untrained model begins."
+    else:  # one softmax for all books, as `models.loss` has it
+        outputs = most + ends
+        said = f"At every place {least:,} to {most:,} codes are legal, those of its book: a guess among these costs "
+        said += f"{math.log(least):.2f} to {math.log(most):.2f} nats. In training the softmax of every book runs over "
+        said += f"the {most:,} codes of the largest one{' and EOS' * ends}, so an untrained model begins at ln "
+        said += f"{outputs:,} = {math.log(outputs):.2f} in all of them. That a smaller book has fewer it has to learn; "
+        said += "playing leaves out what a book does not have."
     ids = text_ids(record)
     if ids is None:
         return [said]
     shared = record.section("model").get("vocabulary") == "shared"
-    whole = ids + (most if shared else sum(record.cardinalities))
+    whole = AudioVocabulary(ids, len(record.cardinalities), most, "shared" if shared else "own").size
     wrong, right = math.log(whole), math.log(most)
     return [
         said,

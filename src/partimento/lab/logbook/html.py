@@ -44,10 +44,11 @@ def html(text: str, folder: Path, eyebrow: str, home: str | None = None) -> str:
             target = f"{target[:-3]}.html"  # the same page in this form
         return f'<a href="{escape(target)}" rel="noreferrer">'
 
-    parser.renderer.rules["image"] = image
-    parser.renderer.rules["link_open"] = link
-    parser.renderer.rules["table_open"] = lambda *_: '<div class="scroll"><table>\n'
-    parser.renderer.rules["table_close"] = lambda *_: "</table></div>\n"
+    rules: dict[str, Any] = parser.renderer.rules  # type: ignore[attr-defined]  # RendererHTML has them
+    rules["image"] = image
+    rules["link_open"] = link
+    rules["table_open"] = lambda *_: '<div class="scroll"><table>\n'
+    rules["table_close"] = lambda *_: "</table></div>\n"
     text = without_marks(text).lstrip("\ufeff")
     title = next((line[2:].strip() for line in text.splitlines() if line.startswith("# ")), eyebrow)
     return (

@@ -15,6 +15,7 @@ from partimento.lab.plan.memory import Memory, checkpoint_bytes, disk_bytes
 from partimento.lab.plan.options import Option, Options
 from partimento.lab.plan.parts import parts
 from partimento.lab.plan.sketch import Data, Sketch, sample_rate, sketch
+from partimento.lab.plan.stated import Stated, codes_of
 from partimento.progress import Progress, Quiet
 from partimento.tokens.findings import Finding
 from partimento.training import groups
@@ -34,7 +35,8 @@ class Plan:
     on, repeats counted. `adversary` maps the second player's members to their parameters, and `audio` are the seconds
     of sound that one step of each stage hears ([] for codes). `trained` are the trained ones of each of `parts`,
     `layouts` the patterns of a mixture side by side ([] for other families), and `experts` what it takes from another
-    model (`runs.transplanted`; None for the others).
+    model (`runs.transplanted`; None for the others). Without a pack `codec` names that of the codes; then `data`, and
+    with it `epochs` and `codes_per_parameter`, are None where no hours were stated.
     """
 
     config: Config = field(repr=False)
@@ -45,10 +47,10 @@ class Plan:
     trainable: int
     frozen: int
     blocks: int
-    data: Data
+    data: Data | None
     seen_items: int
     seen_codes: float
-    epochs: float
+    epochs: float | None
     stages: list[Settings]
     optimizers: list[dict[str, Any]]
     options: list[Option]
@@ -63,6 +65,7 @@ class Plan:
     audio: list[float]
     layouts: list[Layout]
     experts: dict[str, Any] | None = None
+    codec: str | None = None
     advice: list[Finding] = field(default_factory=list)
 
     @property
@@ -70,9 +73,9 @@ class Plan:
         return self.trainable + self.frozen
 
     @property
-    def codes_per_parameter(self) -> float:
+    def codes_per_parameter(self) -> float | None:
         """Different codes to learn from, for each trainable parameter."""
-        return self.data.codes / max(1, self.trainable)
+        return None if self.data is None else self.data.codes / max(1, self.trainable)
 
     @property
     def seen_per_parameter(self) -> float:
@@ -84,7 +87,7 @@ class Plan:
         return {
             **own,
             **plain,
-            "data": asdict(self.data),
+            "data": asdict(self.data) if self.data else None,
             "measured": asdict(self.measured) if self.measured else None,
             "options": [option.to_json() for option in self.options],
             "parameters": self.parameters,
@@ -100,20 +103,31 @@ def plan(
     memory: float | None = None,
     flops: float | None = None,
     measure: bool = False,
+    codec: str | None = None,
+    hours: float | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """Plan the training of `config` on `devices` devices alike, with `memory` GB each, that make `flops` TFLOP/s each
     in its precision. With `measure` a few real steps are made on this machine (which needs the device of the
     configuration), and the hours that they speak for are told.
 
-    Raises what opening the data raises, MODEL001, TRAIN010 to TRAIN013 (groups), and ValueError for a number that is
-    not above 0.
+    With `codec` no pack is opened: codes are of the shape that this codec makes (`stated.codes_of`), and there are
+    `hours` of music, where these are given.
+
+    Raises what opening the data raises, CODEC001 (no such codec), what making the model raises (MODEL001, WEIGHTS020,
+    ...), TRAIN010 to TRAIN013 (groups), and ValueError for a number that is not above 0, a codec for a model of sound
+    or for measuring, or hours without a codec.
     """
     if devices < 1 or (memory is not None and memory <= 0) or (flops is not None and flops <= 0):
         raise ValueError("devices, memory and flops are numbers above 0")
+    if codec is None and hours is not None:
+        raise ValueError("hours are counted in the pack, where no codec is given")
+    if codec is not None and (measure or not isinstance(config, CodesConfig) or (hours is not None and hours <= 0)):
+        raise ValueError("a codec in place of the pack is for models of codes, cannot be measured, and has hours > 0")
     progress = progress or Quiet()
     progress.stage("plan", "the data is opened, the model is drawn without its weights")
-    drawn = sketch(config)
+    stated = None if codec is None else Stated(codes_of(codec), hours)
+    drawn = sketch(config, stated)
     claims, rivals = groups.claim(drawn.module, config.optim), drawn.rivals(config)
     room = None if memory is None else 1e9 * memory
     options = Options(drawn, devices, room)
@@ -133,8 +147,8 @@ def plan(
         blocks=len(blocks(drawn.objective)),
         data=drawn.data,
         seen_items=sum(cost.stage_items(drawn)),
-        seen_codes=seen * drawn.data.codebooks,
-        epochs=seen / max(1, drawn.data.frames),
+        seen_codes=seen * _books(drawn),
+        epochs=None if drawn.data is None else seen / max(1, drawn.data.frames),
         stages=drawn.stages,
         optimizers=_trainers(claims, rivals),
         options=found,
@@ -149,6 +163,7 @@ def plan(
         audio=[] if isinstance(config, CodesConfig) else [_audio(stage, sample_rate(config)) for stage in drawn.stages],
         layouts=_layouts(drawn, found[0].memory, room),
         experts=drawn.experts,
+        codec=codec,
     )
     made.advice.extend(advice(made))
     return made
@@ -158,6 +173,12 @@ def _seen_frames(drawn: Sketch) -> float:
     """Frames that all windows of the run cover."""
     items = cost.stage_items(drawn)
     return sum(number * stage.window / drawn.rows for stage, number in zip(drawn.stages, items, strict=True))
+
+
+def _books(drawn: Sketch) -> int:
+    if drawn.spec is not None:
+        return drawn.spec.codebooks
+    return 0 if drawn.data is None else drawn.data.codebooks
 
 
 def _trainers(claims: list[groups.Claim], rivals: list[groups.Claim]) -> list[dict[str, Any]]:

@@ -86,7 +86,7 @@ def _capacity(plan: Plan) -> Iterator[Finding]:
         return  # how large it is was decided by what its backbone learned before
     if isinstance(plan.config, DiaConfig) and plan.config.model.weights:
         # How large the model is was decided by what it learned before.
-        if different < OVERSIZED and not plan.config.model.lora_rank:
+        if different is not None and different < OVERSIZED and not plan.config.model.lora_rank:
             yield Finding(
                 "note",
                 "oversized",
@@ -95,7 +95,7 @@ def _capacity(plan: Plan) -> Iterator[Finding]:
                 "model.lora_rank=16, few train.steps, guard.stop_overfit=3",
             )
         return
-    if different > UNDERSIZED:
+    if different is not None and different > UNDERSIZED:
         yield Finding(
             "warn",
             "undersized",
@@ -103,7 +103,7 @@ def _capacity(plan: Plan) -> Iterator[Finding]:
             f"above {UNDERSIZED:g}, models have had good curves and poor sound",
             "a larger model.width or model.layers (partimento plan tells what it costs)",
         )
-    elif different < OVERSIZED:
+    elif different is not None and different < OVERSIZED:
         yield Finding(
             "warn",
             "oversized",
@@ -123,6 +123,8 @@ def _capacity(plan: Plan) -> Iterator[Finding]:
 
 
 def _repeats(plan: Plan) -> Iterator[Finding]:
+    if plan.epochs is None:
+        return
     if plan.epochs > EPOCHS_WORTHLESS:
         yield Finding(
             "warn",

@@ -68,9 +68,7 @@ class Options:
         elif plan.precision != "bf16":
             found.append(self._with("train.precision=bf16", "train", {"precision": "bf16"}, BF16_TIME))
         # Where there is an adversary, nearly all that is kept is its own, which is not computed again.
-        # Rows of a mixture pass a backbone's matrices, but not its blocks.
-        computed_again = not self.drawn.rivals(config) and not isinstance(config, MotConfig)
-        blocks = compiled.blocks(self.drawn.objective) if computed_again else []
+        blocks = [] if self.drawn.rivals(config) else compiled.blocks(self.drawn.objective)
         if plan.recompute == "none" and blocks:
             found.append(self._with("train.recompute=selective", "train", {"recompute": "selective"}, SELECTIVE_TIME))
         if plan.recompute != "full" and blocks:
@@ -88,13 +86,14 @@ class Options:
 
     def _narrowed(self, config: MotConfig) -> Option:
         """Another model, with its own trace: what is frozen is bfloat16 too."""
-        drawn = sketch(config.model_copy(update={"train": config.train.model_copy(update={"precision": "bf16"})}))
+        narrow = config.model_copy(update={"train": config.train.model_copy(update={"precision": "bf16"})})
+        drawn = sketch(narrow, self.drawn.stated)
         return Options(drawn, self.devices, self.room).option("train.precision=bf16", BF16_TIME)
 
     def _with_adapters(self, config: DiaConfig) -> Option:
         """Another model, with its own trace. The adapters' rates are others too, which no plan can know."""
         model = config.model.model_copy(update={"lora_rank": RANK, "freeze": []})
-        drawn = sketch(config.model_copy(update={"model": model}))
+        drawn = sketch(config.model_copy(update={"model": model}), self.drawn.stated)
         now, then = (sum(cost.item_flops(one)) for one in (self.drawn, drawn))
         return Options(drawn, self.devices, self.room).option(f"model.lora_rank={RANK}", then / now)
 

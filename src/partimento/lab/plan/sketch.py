@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from partimento.audio import files
 from partimento.audio.containers import inspect
 from partimento.audio.declared import Fault
-from partimento.config import CodecConfig, CodesConfig, Config, RestoreConfig, SoundConfig
+from partimento.config import CodecConfig, CodesConfig, Config, MotConfig, RestoreConfig, SoundConfig
+from partimento.errors import PartimentoError
+from partimento.lab.plan.stated import Stated, with_shapes
 from partimento.tokens.spec import CodecSpec
-from partimento.tokens.text import TagWords
+from partimento.tokens.text import NO_WORDS, TagWords
 from partimento.training import pairfiles
 from partimento.training.groups import Claim, claim
 from partimento.training.stages import Settings, stages
@@ -32,9 +34,10 @@ TRAIN_SHARE = 0.85  # of recordings, by their hashed names
 @dataclass(frozen=True)
 class Data:
     """The train split after selection. `codes` are frames times codebooks (for a codec: those that it will make; a
-    restorer has none, and its frames are samples); `slots` are the windows of an epoch, those of the first stage."""
+    restorer has none, and its frames are samples); `slots` are the windows of an epoch, those of the first stage.
+    `clips` is None where only hours were stated."""
 
-    clips: int
+    clips: int | None
     frames: int
     codes: int
     hours: float
@@ -49,12 +52,13 @@ class Sketch:
     """`module` and `objective` have shapes and no contents where the family allows it. `inputs(stage)` is one
     micro-batch of a stage for the objective; `rows` of a window cover one frame, and `text` is the length of the texts
     that are read beside it. `spec` is that of the codes, None for sound. `sounding` is there for the families that make
-    sound, whose second player it knows. `experts` is what a mixture takes from another model (`runs.transplanted`)."""
+    sound, whose second player it knows. `experts` is what a mixture takes from another model (`runs.transplanted`).
+    `stated` stands for the pack where there is none; `data` is None where it does not tell how much there is."""
 
     config: Config
     module: nn.Module
     objective: nn.Module
-    data: Data
+    data: Data | None
     stages: list[Settings]
     rows: int
     text: int
@@ -62,6 +66,7 @@ class Sketch:
     sounding: Sounding | None = None
     spec: CodecSpec | None = None
     experts: dict[str, Any] | None = None
+    stated: Stated | None = None
 
     def rivals(self, config: Config) -> list[Claim]:
         """What the second player's optimizer claims, with the settings of `config`; [] where there is none."""
@@ -71,9 +76,22 @@ class Sketch:
         return [] if rival is None else claim(rival.module, rival.optim)
 
 
-def sketch(config: Config) -> Sketch:
-    """Raises what opening the data raises (PACK..., TAGS..., LICENCE..., SYS004, AUDIO..., PAIRS003), and MODEL001."""
-    return _codes(config) if isinstance(config, CodesConfig) else _sound(config)
+def sketch(config: Config, stated: Stated | None = None) -> Sketch:
+    """Of codes also without their pack, as they are `stated`.
+
+    Raises what opening the data raises (PACK..., TAGS..., LICENCE..., SYS004, AUDIO..., PAIRS003), and what making the
+    model raises (MODEL001, WEIGHTS020, ...).
+    """
+    if not isinstance(config, CodesConfig):
+        return _sound(config)
+    try:
+        return _codes(config) if stated is None else _stated_codes(config, stated)
+    except PartimentoError as err:
+        if err.code == "WEIGHTS020" and isinstance(config, MotConfig):
+            raise with_shapes(err, config.model.backbone, config.model.experts_from) from err
+        if err.code == "PACK001":
+            err.next = f"plan without it: --codec NAME --hours H (to train: {err.next})"
+        raise
 
 
 def _codes(config: CodesConfig) -> Sketch:
@@ -107,6 +125,53 @@ def _codes(config: CodesConfig) -> Sketch:
         lambda stage: task.inputs(task.batch(stage.start, 0)),
         spec=spec,
         experts=task.description.get("experts"),
+    )
+
+
+def _stated_codes(config: CodesConfig, stated: Stated) -> Sketch:
+    """No tags are known without a pack; texts are as long as the coder makes all of them."""
+    from partimento.training import building
+    from partimento.training.objective import CodesObjective
+
+    spec, planned = stated.spec, stages(config)
+    with torch.device("meta"):
+        built = building.build(config, spec, (), positions=max(stage.window for stage in planned))
+    both_ways = isinstance(config, MotConfig) and config.model.caption_share > 0
+    objective = CodesObjective(built.module, spec.cardinality, config.loss, both_ways=both_ways).train()
+
+    def inputs(stage: Settings) -> tuple[Tensor | None, ...]:
+        with torch.device("meta"):
+            grid_BSK = torch.empty(stage.batch, stage.window + 1, spec.codebooks, dtype=torch.int16)
+            keep_B = torch.ones(stage.batch, dtype=torch.bool)
+            weights_K = None if config.loss.codebook_weights == "equal" else torch.ones(spec.codebooks)
+            told = [torch.zeros(stage.batch, 0)]
+        if not isinstance(built.coder, TagWords):
+            told = [tensor.to("meta") for tensor in built.coder.batch([NO_WORDS] * stage.batch)]
+        return (grid_BSK, keep_B, weights_K, *told, *([keep_B] if both_ways else []))
+
+    data, frames, stride = None, stated.frames, built.pattern.stride
+    if frames is not None:
+        data = Data(
+            clips=None,
+            frames=frames,
+            codes=frames * spec.codebooks,
+            hours=spec.seconds(frames) / 3600,
+            slots=max(1.0, frames * stride / planned[0].window),
+            codebooks=spec.codebooks,
+            uncounted=0,
+        )
+    return Sketch(
+        config,
+        built.module,
+        objective,
+        data,
+        planned,
+        stride,
+        0 if isinstance(built.coder, TagWords) else built.coder.length,
+        inputs,
+        spec=spec,
+        experts=built.how.get("experts"),
+        stated=stated,
     )
 
 

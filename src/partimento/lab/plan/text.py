@@ -75,27 +75,35 @@ def _experts(plan: Plan) -> list[tuple[str, list[str], list[list[Any]]]]:
 
 def _data(plan: Plan) -> list[list[Any]]:
     data = plan.data
-    if plan.audio:
-        rows = _sound(plan)
-    else:
-        rows = [
-            [
-                "train split",
-                f"{data.clips:,} clips, {data.hours:,.2f} h, {data.frames:,} frames, {number(data.codes)} codes",
-            ],
-            ["different codes a parameter", f"{plan.codes_per_parameter:.3g}"],
-            ["the run draws", f"{plan.seen_items:,} windows, {number(plan.seen_codes)} codes"],
-            ["codes seen a parameter", f"{plan.seen_per_parameter:.3g}"],
-        ]
-    rows.append(["hears the data", f"{plan.epochs:.2f} times"])
-    if data.uncounted:
+    rows = _sound(plan) if plan.audio else _codes(plan)
+    if plan.epochs is not None:
+        rows.append(["hears the data", f"{plan.epochs:.2f} times"])
+    if data is not None and data.uncounted:
         rows.append(["not counted", f"{data.uncounted} files whose header does not tell their length"])
     return rows
+
+
+def _codes(plan: Plan) -> list[list[Any]]:
+    data, rows = plan.data, []
+    if plan.codec is not None:
+        rows.append(
+            ["no pack", f"codes of {plan.codec}, without tags; {'hours as given' if data else 'no hours given'}"]
+        )
+    if data is not None:
+        clips = "" if data.clips is None else f"{data.clips:,} clips, "
+        told = f"{clips}{data.hours:,.2f} h, {data.frames:,} frames, {number(data.codes)} codes"
+        rows += [["train split", told], ["different codes a parameter", f"{plan.codes_per_parameter:.3g}"]]
+    return [
+        *rows,
+        ["the run draws", f"{plan.seen_items:,} windows, {number(plan.seen_codes)} codes"],
+        ["codes seen a parameter", f"{plan.seen_per_parameter:.3g}"],
+    ]
 
 
 def _sound(plan: Plan) -> list[list[Any]]:
     """Length and number of the crops are one budget: the same seconds a step cost the same."""
     stage, data = plan.stages[0], plan.data
+    assert data is not None and plan.epochs is not None  # stated are codes only
     items = stage.batch * stage.accumulate
     rows = [
         ["train split", f"{data.clips:,} recordings, {duration(data.hours)}"],

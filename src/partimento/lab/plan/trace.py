@@ -192,7 +192,7 @@ def _fuse_head(tracer: _Tracer, decoder: Decoder, grid_BSK: Tensor) -> None:
     width = decoder.head.in_features
     tracer.outside = [size for size in tracer.outside if size not in (2 * logits, 4 * logits)]
     tracer.outside += [4 * rows * width, 4 * rows * shape.outputs]
-    tracer.kept.copies += 4 * shape.codebooks * shape.outputs * width  # made for a frozen head too
+    tracer.kept.copies += 4 * decoder.head.out_features * width  # made for a frozen head too
 
 
 @contextmanager

@@ -12,7 +12,20 @@ from pathlib import Path
 from partimento.config import Config
 from partimento.errors import PartimentoError
 from partimento.lab.overfit import OverfitResult, overfit
-from partimento.lab.preflight import backbone, condition, data, grids, learning, machine, model, sight, sound, targets
+from partimento.lab.preflight import (
+    backbone,
+    condition,
+    data,
+    grids,
+    learning,
+    machine,
+    model,
+    prompts,
+    sight,
+    sound,
+    targets,
+    vocabulary,
+)
 from partimento.lab.preflight.bench import Bench
 from partimento.lab.preflight.check import Check, failed, skipped
 from partimento.progress import Progress, Quiet
@@ -40,6 +53,8 @@ CHECKS: dict[str, Callable[[Bench], Check]] = {
     "shape": model.shape_sound,
     "capacity": model.capacity_fits,
     "backbone": backbone.backbone_kept,
+    "experts": backbone.experts_taken,
+    "vocabulary": vocabulary.ids_return,
     "init": model.init_documented,
     "attention": model.attention_spread,
     "initial loss": model.initial_loss,
@@ -48,6 +63,7 @@ CHECKS: dict[str, Callable[[Bench], Check]] = {
     "receptive field": sight.field_reaches,
     "text": sight.text_is_read,
     "cache": sight.cache_agrees,
+    "prompt": prompts.prompt_comes_back,
     "null condition": condition.null_is_one,
     "identity": sound.begins_as_identity,
     "players": sound.players_apart,
@@ -80,7 +96,7 @@ def preflight(
         for number, (name, check) in enumerate(CHECKS.items()):
             progress.stage(name, (check.__doc__ or "").split("\n")[0])
             if name not in NO_TASK and not bench.made:
-                done.append(skipped(name, "not tried: the data could not be opened"))
+                done.append(skipped(name, "not tried: data and model could not be made"))
                 continue
             try:
                 done.append(check(bench))

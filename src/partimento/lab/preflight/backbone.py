@@ -1,4 +1,5 @@
-"""Checks of a mixture's backbone: it reads text as it did before, and where experts begin at nothing it plays alone."""
+"""Checks of a mixture's backbone and experts: it reads text as it did before, where experts begin at nothing it plays
+alone, and what was taken from another model is in them."""
 
 from __future__ import annotations
 
@@ -9,11 +10,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from partimento.config import MotConfig
 from partimento.keyed import torch_generator
 from partimento.lab.preflight.bench import Bench
-from partimento.lab.preflight.check import Check, failed, passed, skipped
+from partimento.lab.preflight.check import Check, failed, passed, skipped, some
 from partimento.models.experts import Expert, ExpertConfig
 from partimento.models.mixture import MixtureDecoder, MixtureModel
+from partimento.runs import backbones, transplanted
+from partimento.training.mixing import Narrow
 from partimento.training.objective import tell
 
 COPIES = ("full", "feedforward_copy")  # kinds of experts that are drawn from nothing
@@ -46,18 +50,50 @@ def backbone_kept(bench: Bench) -> Check:
             f"logits, keys or values of text move by up to {max(moved):.2g} when what is beside the backbone changes"
         )
         return failed("backbone", found, "experts are for rows of audio: text passes the stock Llama alone")
-    told_text = "text is read to the last bit as without experts"
+    told_text = "what is read of text is to the last bit the same without experts"
     if bench.weights or model.decoder.config.experts.kind == "none":
         return passed("backbone", told_text)
     off = float((played - alone).abs().max() / alone.abs().max())
     if model.decoder.config.experts.place == "instead" and model.decoder.config.experts.kind == "feedforward":
-        return passed("backbone", f"{told_text}; experts stand instead of its feed-forward, and begin {off:.2g} off it")
+        moves = f"experts stand instead of its feed-forward, which moves the logits of codes by {100 * off:.2g} %"
+        return passed("backbone", f"{told_text}; {moves}")
     if off > ROUNDING:
         found = f"before the first step the experts move the logits of codes by {100 * off:.2g} %"
         return failed(
             "backbone", found, "their last matrix begins with zeros, a copy as what it copies: undo the change"
         )
-    return passed("backbone", f"{told_text}, and before the first step audio rows pass it as if there were none")
+    return passed("backbone", f"{told_text}; before the first step audio rows pass as if there were none")
+
+
+def experts_taken(bench: Bench) -> Check:
+    """What experts were to take from another model is in them, number for number; and a table of it."""
+    model, config = bench.mixture, bench.config
+    if model is None or not isinstance(config, MotConfig) or config.model.experts_from is None:
+        return skipped("experts", "none were taken from another model")
+    told = bench.task.description["experts"]
+    table = transplanted.table(told)
+    if bench.weights:
+        return passed("experts", table.summary, table.lines())
+    donor = backbones.read_musicgen_feedforwards(config.model.experts_from)
+    ups = {up: tensor for (up, _), tensor in zip(donor.names_L, donor.up_L, strict=True)}
+    downs = {down: tensor for (_, down), tensor in zip(donor.names_L, donor.down_L, strict=True)}
+    theirs, wrong = ups | downs, []
+    for row in told["report"]["rows"]:
+        layer = model.decoder.get_submodule(row["name"].removesuffix(".weight"))
+        if row["origin"] is not None and not _same(layer, theirs[row["origin"]]):
+            wrong.append(f"{row['name']} is not {row['origin']}")
+    if wrong:
+        found = f"{some(wrong)}, of {donor.source}"
+        return failed("experts", found, "something draws or changes them after they were copied: undo the change")
+    return passed("experts", table.summary, table.lines())
+
+
+def _same(layer: nn.Module, taken: Tensor) -> bool:
+    """To the last bit, of a frozen matrix that is kept in bfloat16 of what bfloat16 keeps of it."""
+    assert isinstance(layer, nn.Linear)
+    if isinstance(layer, Narrow):
+        taken = taken.to(torch.bfloat16).float()
+    return torch.equal(layer.weight.detach().cpu(), taken)
 
 
 def _of_text(model: MixtureModel, text_BM: Tensor, mask_BM: Tensor, keep_B: Tensor) -> list[Tensor]:
@@ -96,10 +132,13 @@ def _without_experts(decoder: MixtureDecoder) -> Iterator[None]:
 def shape_told(decoder: MixtureDecoder) -> str:
     """The backbone's sizes and what is beside it."""
     llama, experts = decoder.config.llama, decoder.config.experts
-    sizes = f"{experts.width} to {experts.inner}" if experts.kind == "feedforward" else ""
-    sizes = f"rank {experts.rank}" if experts.kind in ("bottleneck", "lora") else sizes
-    told = f"experts {experts.kind}{f' ({sizes})' if sizes else ''}"
-    return f"backbone of {llama.layers} layers, {llama.width} wide, {llama.heads} heads of {llama.head_width}; {told}"
+    told = f"experts {experts.kind}"
+    if experts.kind == "feedforward":
+        place = {"beside": "beside", "instead": "instead of"}[experts.place]
+        told += f", width {experts.width}, feedforward {experts.inner}, {place} Llama's own"
+    elif experts.kind in ("bottleneck", "lora"):
+        told += f", rank {experts.rank}"
+    return f"backbone of {llama.layers} layers, width {llama.width}, {llama.heads} heads of {llama.head_width}; {told}"
 
 
 def kinds(decoder: MixtureDecoder, transplanted: bool) -> Iterator[tuple[str, float, float, int]]:

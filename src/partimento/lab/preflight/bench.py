@@ -18,7 +18,7 @@ from partimento.training import devices
 from partimento.training.built import Decoder
 from partimento.training.objective import decoder_of
 from partimento.training.optim import Optimizers, clip_global_, total_norm
-from partimento.training.task import Task
+from partimento.training.task import Direction, Task
 from partimento.training.tasks import make_task
 from partimento.training.tasks.codes import CodesTask
 
@@ -103,11 +103,13 @@ class Bench:
         """The folder of weights for these codes that the training starts from; None from scratch."""
         return None if isinstance(self.config, RvqConfig) else self.config.model.weights
 
-    def loss(self, batch: Any) -> Tensor:
-        """Mean over the valid tokens, with its graph, as the engine computes it."""
+    def loss(self, batch: Any, direction: Direction | None = None) -> Tensor:
+        """Mean over the valid tokens, with its graph, as the engine computes it; or one of the losses alone that it
+        adds up."""
         devices.seed(self.device, key(self.config.train.seed, "preflight"))
+        inputs = self.task.inputs(batch) if direction is None else direction.inputs(batch)
         with devices.autocast(self.device, self.config.train.precision):
-            total, sums = self.task.objective(*self.task.inputs(batch))
+            total, sums = self.task.objective(*inputs)
         return total / sums["tokens"]
 
     def batch(self, number: int) -> Any:

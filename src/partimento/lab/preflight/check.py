@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ Status = Literal["ok", "warn", "failed", "skipped"]
 @dataclass(frozen=True)
 class Check:
     """One finding. `found` says what was measured, in every state; `remedy` what helps, where it is "warn" or "failed".
+    `lines` are more of it, such as a table.
 
     failed    the run would be lost, or worth nothing
     warn      the run goes, but likely not to where it is wanted
@@ -22,13 +24,14 @@ class Check:
     found: str
     remedy: str | None = None
     code: str | None = None
+    lines: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def passed(name: str, found: str) -> Check:
-    return Check(name, "ok", found)
+def passed(name: str, found: str, lines: Sequence[str] = ()) -> Check:
+    return Check(name, "ok", found, lines=tuple(lines))
 
 
 def warned(name: str, found: str, remedy: str) -> Check:

@@ -20,7 +20,8 @@ from partimento.sampling.rules import Rules
 from partimento.tokens.text import NO_WORDS, TagWords, Words
 from partimento.training import compiled
 from partimento.training.built import Decoder
-from partimento.training.tasks.codes import MOST_TEXTS, CodesTask
+from partimento.training.tasks.codes import CodesTask
+from partimento.training.tasks.words import MOST_TEXTS, texts_of
 
 PARITY = 1e-5  # of the largest value of a condition
 DRAWS = 1024  # items whose dropping is looked at
@@ -40,7 +41,7 @@ def words_fit(bench: Bench) -> Check:
     if task is None:
         return skipped("words", "the model is told nothing")
     draw, coder = task.train, task.coder
-    words = [draw.words_of(clip) for clip in draw.clips[:MOST_TEXTS].tolist()]
+    words = texts_of(draw)
     bare = sum(not one for one in words)
     if bare == len(words):
         remedy = 'labels (docs/labels.md), or family = "rvq", which needs none'
@@ -116,7 +117,7 @@ def null_is_one(bench: Bench) -> Check:
     if task is None:
         return skipped("null condition", "the model has no condition")
     player = task.player
-    words = _some_words(task)
+    words = some_words(task)
     if words is None:
         return skipped("null condition", "no clip has words")
     with _Told(player.decoder) as learned:
@@ -142,11 +143,11 @@ def null_is_one(bench: Bench) -> Check:
     if not guided:
         return passed("null condition", "words are told alike; the null condition is never trained nor played")
     kind = f" ({task.module.null})" if isinstance(task.module, TextModel) else ""
-    kind = " (its first mark alone)" if isinstance(task.module, MixtureModel) else kind
+    kind = " (none: the BOS alone)" if isinstance(task.module, MixtureModel) else kind
     return passed("null condition", f"training and playing tell the same, with words and without{kind}")
 
 
-def _some_words(task: CodesTask) -> Words | None:
+def some_words(task: CodesTask) -> Words | None:
     """Of a clip that has any which the model knows."""
     found = (task.train.words_of(clip) for clip in task.train.clips[:MOST_TEXTS].tolist())
     if isinstance(task.coder, TagWords):

@@ -7,7 +7,7 @@ import torch
 from partimento.lab.preflight.bench import PROBE_STEPS, Bench
 from partimento.lab.preflight.check import Check, failed, passed, skipped, some
 from partimento.lab.preflight.sound import awake
-from partimento.training import audit
+from partimento.training import audit, directions
 from partimento.training.attended import attended
 from partimento.training.flow import LOOKS
 from partimento.training.reach import NEVER, read, units
@@ -17,6 +17,7 @@ FAR = 10.0  # times its own size that a matrix may move in the few steps; good r
 FALL = 0.02  # share of the initial loss
 FALL_TRAINED = 0.002  # of weights that have learned before, which low rates move slowly
 ADAPTER = "lora_"  # begins the names of the parameters of adapters
+NO_CUT = "no cache in training, no detach before attention"
 CAUSES = {"attention", "initial loss", "optimizer", "gradients", "types"}
 """Checks whose failure is enough to make a training of one batch fail too, or impossible."""
 
@@ -36,10 +37,12 @@ def claimed_once(bench: Bench) -> Check:
 
 def gradients_reach(bench: Bench) -> Check:
     """Every trainable parameter gets a finite gradient that is not zero, frozen ones get none, keys and values are not
-    cut off: what the engine looks at before step 1, on more batches, and with all that begins at zero awake."""
+    cut off, nor is what one of several losses has to teach: what the engine looks at before step 1, on more batches,
+    and with all that begins at zero awake."""
     with awake(bench.task.module):
         try:
-            return _reached(bench)
+            found = _reached(bench)
+            return found if found.status == "failed" else _each_alone(bench) or found
         finally:
             bench.task.module.zero_grad(set_to_none=True)
 
@@ -59,7 +62,7 @@ def _reached(bench: Bench) -> Check:
             return failed("gradients", f"{some(given)}: frozen, and gets a gradient", "undo the change of the model")
         if seen.cut:
             found = "; ".join(f"the {what} of {name} are cut off from the gradient" for name, what in seen.cut.items())
-            return failed("gradients", found, "no cache in training, no detach before attention", "TRAIN081")
+            return failed("gradients", found, NO_CUT, "TRAIN081")
         for name, weight in gradients.items():
             if weight.grad is not None and not bool(torch.isfinite(weight.grad).all()):
                 remedy = "look at the data for damage (partimento pack verify) and at train.precision"
@@ -67,8 +70,11 @@ def _reached(bench: Bench) -> Check:
         now = read(wanted, {name: weight.grad for name, weight in gradients.items()})
         reached = {unit.label: one.and_before(reached[unit.label]) for unit, one in zip(wanted, now, strict=True)}
         if all(one.any for one in reached.values()):
-            keys = f"; keys and values of {seen.calls} attentions, too" if seen.calls else ""
-            rest = f", {len(frozen)} frozen without one" if frozen else ""
+            if seen.calls < task.attentions:
+                found = f"{seen.calls} of {task.attentions} attentions were seen, and nobody knows of the others"
+                return failed("gradients", found, "call functional.scaled_dot_product_attention", "TRAIN085")
+            keys = f", and so are the keys and values of {seen.calls} attentions" if seen.calls else ""
+            rest = f"; {len(frozen)} frozen ones get none" if frozen else ""
             return passed("gradients", f"{len(gradients)} parameters, all reached{keys}{rest}")
     if never := sorted(label for label, one in reached.items() if not one.there):
         found = f"{some(never)}: trainable, but nothing of the loss depends on it"
@@ -76,6 +82,23 @@ def _reached(bench: Bench) -> Check:
     waiting = sorted(label for label, one in reached.items() if not one.any)
     found = f"only zeros in {LOOKS} batches: {some(waiting)}"
     return failed("gradients", found, "a part of the model is not connected to the loss", "TRAIN080")
+
+
+def _each_alone(bench: Bench) -> Check | None:
+    """What is wrong where the losses that a step adds up are looked at one by one."""
+    module = bench.task.module
+    for direction in bench.task.directions:
+        missed = set(direction.reaches)
+        for number in range(LOOKS):
+            module.zero_grad(set_to_none=True)
+            bench.loss(bench.batch(number), direction).backward()
+            missed -= directions.reached(direction, module)
+            if not missed:
+                break
+        else:
+            found = f"the loss of the {direction.what} alone does not reach {some(sorted(missed))}"
+            return failed("gradients", found, NO_CUT, "TRAIN081")
+    return None
 
 
 def _is_idle(bench: Bench, name: str) -> bool:
@@ -107,7 +130,8 @@ def frozen_kept(bench: Bench) -> Check:
         found = f"{some(idle)}: as before after {len(probe.losses)} steps"
         return failed("frozen", found, "the adapter is not connected to the loss, or its rate is 0 (optim.groups)")
     told = f"{len(frozen)} frozen parameters are unchanged after {len(probe.losses)} steps"
-    return passed("frozen", f"{told}, {len(adapters)} of adapters moved" if adapters else told)
+    beside = "what is beside them" if bench.mixture is not None else "adapters"
+    return passed("frozen", f"{told}, all {len(adapters)} of {beside} moved" if adapters else told)
 
 
 def rate_bearable(bench: Bench) -> Check:

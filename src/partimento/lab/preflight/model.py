@@ -93,7 +93,7 @@ def capacity_fits(bench: Bench) -> Check:
     if bench.weights:
         return skipped("capacity", "the weights have learned other music before")
     if bench.mixture is not None:
-        return skipped("capacity", "how large it is was decided by what its backbone has learned before")
+        return skipped("capacity", "not asked of a model whose backbone was made, and trained, for other data")
     trainable = sum(weight.numel() for weight in task.module.parameters() if weight.requires_grad)
     codes = int(task.pack.clips.frames[task.train.clips].sum()) * task.pack.spec.codebooks
     share = codes / max(1, trainable)
@@ -210,7 +210,7 @@ def attention_spread(bench: Bench) -> Check:
     if decoder is None:
         return skipped("attention", "this family has none")
     if isinstance(decoder, MixtureDecoder):
-        return skipped("attention", "the scores are those of the backbone")
+        return skipped("attention", "not asked of a model whose attention is that of its backbone")
     layers = {name: part for name, part in bench.task.module.named_modules() if isinstance(part, Attention)}
     with torch.no_grad(), _Scores(layers) as scores:
         bench.task.module.eval()

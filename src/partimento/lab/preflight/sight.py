@@ -9,6 +9,7 @@ from torch import Tensor
 
 from partimento.lab.preflight.bench import Bench
 from partimento.lab.preflight.check import Check, failed, passed, skipped, some
+from partimento.lab.preflight.condition import some_words
 from partimento.models.conditions import Prefix, Told
 from partimento.models.dia import TextModel
 from partimento.models.mixture import MixtureModel
@@ -65,6 +66,8 @@ def text_is_read(bench: Bench) -> Check:
     task = bench.codes
     if task is None or not isinstance(task.module, TextModel | MixtureModel):
         return skipped("text", "the model reads no text")
+    if some_words(task) is None:
+        return skipped("text", "no clip has words")
     rows_BSK = _rows(bench)[:1]
     text_BM, mask_BM = (tensor.to(bench.device) for tensor in task.condition(bench.batch_where(kept=True))[0])
     text_1M, mask_1M = text_BM[:1].clone(), torch.zeros_like(mask_BM[:1])

@@ -86,9 +86,10 @@ class Watched:
 
     def _return_to(self, step: int) -> None:
         """Steps after this one are no more: they come again, from other weights or other data."""
-        for points in (self.lines, self.losses, self.valid_losses, *self.scores.values()):
+        series: tuple[dict[int, Any], ...] = (self.lines, self.losses, self.valid_losses, *self.scores.values())
+        for points in series:
             for gone in [known for known in points if known > step]:
-                del points[gone]  # type: ignore[attr-defined]
+                del points[gone]
 
     @property
     def step(self) -> int | None:

@@ -29,7 +29,7 @@ class NativeMixture(NativeSteps):
 
     def __init__(self, decoder: MixtureDecoder, items: int, positions: int, told: Told, weights: Weights) -> None:
         super().__init__(decoder.config, items, positions, weights)
-        prefix = decoder._told(told.prefix, None)
+        prefix = decoder.require_prefix(told.prefix)
         check_positions(0, prefix.mask_BM.shape[1] + positions, decoder.config.llama.max_positions)
         with torch.no_grad():
             self._program = self._make(decoder, prefix)
@@ -96,11 +96,10 @@ class NativeMixture(NativeSteps):
         if not (isinstance(expert, FeedforwardExpert) and expert.config.place == "instead"):
             made.gate, made.up, made.down = matrix("gate"), matrix("up"), matrix("down")
         if isinstance(expert, FeedforwardExpert):
-            first, second = (expert.up, None) if expert.gate is None else (expert.gate, expert.up)
-            made.expert = self._expert(expert.narrow, first, second, expert.down, expert.widen)
+            made.expert = self._expert(expert.narrow, expert.up, expert.down, expert.widen)
         elif isinstance(expert, Bottleneck):
-            made.attention_expert = self._expert(None, expert.attention_narrow, None, expert.attention_widen, None)
-            made.expert = self._expert(None, expert.narrow, None, expert.widen, None)
+            made.attention_expert = self._expert(None, expert.attention_narrow, expert.attention_widen, None)
+            made.expert = self._expert(None, expert.narrow, expert.widen, None)
         return made
 
     def _expert(self, *layers: Linear | None) -> structures.Expert:

@@ -198,10 +198,10 @@ struct Norm {
   const float *gain, *bias;
 };
 
-// A second feed-forward of the same rows: narrowed by `in`, gate (and up), out, widened by `back`. A matrix without a
-// weight is not there.
+// A second feed-forward of the same rows: narrowed by `in`, up, out, widened by `back`. A matrix without a weight is not
+// there.
 struct Expert {
-  Matrix in, gate, up, out, back;
+  Matrix in, up, out, back;
 };
 
 struct Block {
@@ -582,11 +582,11 @@ void widen(const Team& team, const Matrix& gate, const Matrix& up, const Matrix*
 void add_expert(const Team& team, const Program& p, const Expert& e, const Matrix* next, int64_t rows, int64_t steps) {
   const float* from = p.h;
   if (e.in.weight) {
-    set_product(team, e.in, &e.gate, rows, p.h, p.narrow);
+    set_product(team, e.in, &e.up, rows, p.h, p.narrow);
     wait();
     from = p.narrow;
   }
-  widen(team, e.gate, e.up, &e.out, rows, from, p.wide);
+  widen(team, e.up, Matrix{}, &e.out, rows, from, p.wide);
   wait();
   if (e.back.weight) {
     set_product(team, e.out, &e.back, rows, p.wide, p.narrow);
@@ -614,10 +614,10 @@ void run(const Team& team, const Program& p, const int64_t* ids, int64_t items, 
     wait();
     // The mixed heads lie where their queries were.
     const Matrix* next = p.memory_lengths ? &block.cross_query : block.gate.weight ? &block.gate : nullptr;
-    if (block.attention_expert.gate.weight) next = &block.attention_expert.gate;
+    if (block.attention_expert.up.weight) next = &block.attention_expert.up;
     add_product(team, p, block.attention_out, next, rows, steps, p.heads_out, block.qkv.out, false);
     wait();
-    if (block.attention_expert.gate.weight) add_expert(team, p, block.attention_expert, &block.gate, rows, steps);
+    if (block.attention_expert.up.weight) add_expert(team, p, block.attention_expert, &block.gate, rows, steps);
     if (p.memory_lengths) {
       norm_rows(team, p, block.cross_norm, rows);
       wait();
@@ -634,11 +634,11 @@ void run(const Team& team, const Program& p, const int64_t* ids, int64_t items, 
     if (block.gate.weight) {
       widen(team, block.gate, block.up, &block.down, rows, p.h, p.wide);
       wait();
-      const Matrix* after = block.expert.in.weight ? &block.expert.in : block.expert.gate.weight ? &block.expert.gate : next;
+      const Matrix* after = block.expert.in.weight ? &block.expert.in : block.expert.up.weight ? &block.expert.up : next;
       add_product(team, p, block.down, after, rows, steps, p.wide, block.down.in, false);
       wait();
     }
-    if (block.expert.gate.weight) add_expert(team, p, block.expert, next, rows, steps);
+    if (block.expert.up.weight) add_expert(team, p, block.expert, next, rows, steps);
   }
   int64_t first, last;
   team.share(items, first, last);

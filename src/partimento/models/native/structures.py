@@ -19,7 +19,7 @@ class Norm(ctypes.Structure):
 
 
 class Expert(ctypes.Structure):
-    _fields_ = [(name, Matrix) for name in ("in_", "gate", "up", "out", "back")]
+    _fields_ = [(name, Matrix) for name in ("in_", "up", "out", "back")]
 
 
 class Block(ctypes.Structure):

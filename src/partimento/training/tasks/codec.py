@@ -23,6 +23,7 @@ from partimento.keyed import numpy_rng, permute, torch_generator
 from partimento.runs.checkpoint import step_name
 from partimento.runs.judged import Items
 from partimento.tokens import entropy
+from partimento.training import speed
 from partimento.training.feed import send
 from partimento.training.stages import settings_at, stages
 from partimento.training.task import ITEMS, Sums, Total, Using, alone
@@ -119,10 +120,11 @@ class CodecTask(SoundTask):
     def count(self, batch: Batch) -> float:
         return float(len(batch.wave_BN))
 
-    def positions(self, window: int) -> int | None:
+    def flops(self, window: int) -> float | None:
         network = self.module.config
         on_samples = "dac" in (network.encoder, network.decoder)
-        return None if on_samples or self.rival is not None else window // network.hop
+        known = not on_samples and self.rival is None
+        return speed.flops_per_item(self.module, window // network.hop) if known else None
 
     def frames(self, window: int) -> float:
         return window / self.module.config.hop

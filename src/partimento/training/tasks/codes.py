@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,27 +17,27 @@ from torch import Tensor
 from torch.nn import functional
 
 from partimento.codecs.codec import open_like
-from partimento.config import CodesConfig, DiaData, DiaModel, MotConfig, MotModel, RvqConfig
+from partimento.config import CodesConfig, DiaData, MotConfig
 from partimento.errors import PartimentoError
 from partimento.keyed import key
+from partimento.models.mixture import MixtureModel
 from partimento.runs.judged import Items
 from partimento.tokens import counting
 from partimento.tokens.draw import Batch, Draw, Item
 from partimento.tokens.licence import Allowed
 from partimento.tokens.pack import Pack
 from partimento.tokens.select import Selection
-from partimento.tokens.tagtable import tag_table
 from partimento.tokens.text import NO_WORDS, TagWords
-from partimento.training import building
+from partimento.training import building, speed
 from partimento.training.balance import Balance
 from partimento.training.demos import Demos, prompts
+from partimento.training.directions import to_reach
 from partimento.training.feed import send
-from partimento.training.objective import CodesObjective, decoder_of
+from partimento.training.objective import CodesObjective, attentions, decoder_of
 from partimento.training.player import Player
 from partimento.training.stages import Settings, check_shares, settings_at, stages
-from partimento.training.task import ITEMS, Rival, Sums, Total, Using, alone
-
-MOST_TEXTS = 100_000  # that are looked through for too long ones
+from partimento.training.task import ITEMS, Direction, Rival, Sums, Total, Using, alone
+from partimento.training.tasks import words
 
 
 class CodesTask:
@@ -55,7 +59,10 @@ class CodesTask:
         spec = self.pack.spec
         self.window = max(stage.window for stage in self.stages)
         self.selection = selection_of(config)
-        built = building.build(config, spec, self._tags(), positions=self.window, captions=self._captions())
+        about = config, self.pack, self._train_clips()
+        built = building.build(
+            config, spec, words.tags_of(*about), positions=self.window, captions=words.has_captions(*about)
+        )
         self.module, self.pattern, self.specials, self.coder = built.module, built.pattern, built.specials, built.coder
         self.draws = [self._draw(stage) for stage in self.stages]
         self.train = self.draws[0]
@@ -66,9 +73,10 @@ class CodesTask:
             split="valid",
             window=self.window,
             selection=self.selection,
-            words=self._words,
+            words=words.told_of(config),
         )
         held_out = self._held_out = valid.fixed(config.train.valid_items)
+        self._held_words = [item.words for item in held_out if item.words]
         self._valid_targets = valid.targets(held_out)
         # The longest windows in the smallest batch: a validation holds all logits, and is not to need more memory
         # than the training for being in another stage.
@@ -78,7 +86,7 @@ class CodesTask:
         self.objective = CodesObjective(self.module, spec.cardinality, config.loss, both_ways=self._both_ways)
         self.balance = Balance(config.loss, spec.codebooks, spec.cardinality, device)
         self.player = Player.of(built, spec, self.window, self.train.expected_null_share)
-        self.notes = [*built.notes, *self._unknown_tags(), *self._cut_texts()]
+        self.notes = [*built.notes, *words.lost(self.coder, self.train)]
         self._require_prompts()
         self.identity: dict[str, Any] = {
             "fingerprint": self.pack.fingerprint,
@@ -88,34 +96,18 @@ class CodesTask:
         for name, part in (("weights", "base"), ("experts", "experts"), ("start", "start")):
             if base := built.how.get(part):
                 self.identity[name] = base["sha256"]
+        if isinstance(self.module, MixtureModel):  # what no hash of weights tells, and both change what is computed
+            llama = json.dumps(self.module.llama.config.to_json(), sort_keys=True)
+            self.identity["backbone"] = hashlib.sha256(llama.encode()).hexdigest()
+            self.identity["tokenizer"] = built.how["words"].get("sha256")
         self.history = self.pack.history
         if self.selection is not None:
             self.identity["selection"] = self.selection.to_json()
         self.description = self.player.description()
         self._demos = self._open_demos(held_out)
 
-    def _tags(self) -> tuple[str, ...]:
-        """The tags that the model has a place for: those of the clips that are trained on."""
-        model = self.config.model
-        if isinstance(model, MotModel) or not (model.tag_tokens if isinstance(model, DiaModel) else model.tags):
-            return ()
-        if self._words == "caption":
-            return ()
-        return tuple(tag_table(self.pack.clips).vocabulary(self._train_clips()))
-
-    def _captions(self) -> bool:
-        """Whether any clip that is trained on has a caption to be told."""
-        if self._words not in ("caption", "both"):
-            return False
-        captions = self.pack.clips.caption.arrow.take(self._train_clips()).to_pylist()
-        return any((caption or "").strip() for caption in captions)
-
     def _train_clips(self) -> NDArray[np.integer]:
         return self.pack.split("train") if self.selection is None else self.selection.clips(self.pack, "train")
-
-    @property
-    def _words(self) -> Literal["tags", "caption", "both"] | None:
-        return None if isinstance(self.config, RvqConfig) else self.config.data.text
 
     @property
     def _turned_share(self) -> float:
@@ -125,26 +117,6 @@ class CodesTask:
     def _both_ways(self) -> bool:
         """Whether items are learned from sound to words too."""
         return self._turned_share > 0
-
-    def _unknown_tags(self) -> list[str]:
-        """The tags of the pack that weights which were trained with others have no id for."""
-        if self._words in (None, "caption") or not self.coder.tags:
-            return []
-        theirs = tag_table(self.pack.clips).vocabulary(self.train.clips)
-        if not (unknown := [tag for tag in theirs if tag not in self.coder.tags]):
-            return []
-        named = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
-        return [f"{len(unknown)} of {len(theirs)} tags have no id in the weights, and are not told: {named}"]
-
-    def _cut_texts(self) -> list[str]:
-        """How many of the training clips' texts are longer than the model reads."""
-        if isinstance(self.coder, TagWords):
-            return []
-        clips = self.train.clips[:MOST_TEXTS]
-        long = sum(self.coder.cut(self.train.words_of(clip)) for clip in clips.tolist())
-        if not long:
-            return []
-        return [f"{long} of {len(clips)} texts are longer than {self.coder.length} ids, and are cut there"]
 
     def _require_prompts(self) -> None:
         if self.config.demo.temperatures:
@@ -166,7 +138,7 @@ class CodesTask:
             tag_shuffle=data.tag_shuffle,
             tag_limit=data.tag_limit,
             selection=self.selection,
-            words=self._words,
+            words=words.told_of(self.config),
             caption_dropout=data.caption_dropout if isinstance(data, DiaData) else 0.0,
             turned_share=self._turned_share,
         )
@@ -202,7 +174,7 @@ class CodesTask:
         condition, keep_B = self.condition(batch)
         if self._both_ways:
             # In a validation all items are scored both ways, as far as they have words.
-            worded_B = torch.tensor([bool(words) for words in batch.words_B])
+            worded_B = torch.tensor([bool(told) for told in batch.words_B])
             condition = [*condition, batch.turned_B if self.objective.training else worded_B]
         weights_K = self.balance.weights_K() if self.config.loss.codebook_weights != "equal" else None
         grid_BSK, keep_B, *condition = (send(tensor, self.device) for tensor in (batch.grid_BSK, keep_B, *condition))
@@ -219,8 +191,9 @@ class CodesTask:
         valid_BSK = batch.grid_BSK[:, 1:] < decoder_of(self.module).config.outputs
         return int((valid_BSK & ~batch.turned_B[:, None, None]).sum() + batch.turned_B.sum())
 
-    def positions(self, window: int) -> int:
-        return window
+    def flops(self, window: int) -> float:
+        text = 0 if isinstance(self.coder, TagWords) else self.coder.length
+        return speed.flops_per_item(self.module, window, text, both_ways=self._both_ways)
 
     def frames(self, window: int) -> float:
         return window / self.pattern.stride
@@ -247,6 +220,24 @@ class CodesTask:
             return {}
         return {"condition.null_D": f"it learns of items that lose their tags (a share of {self.player.null_share:g})"}
 
+    @property
+    def attentions(self) -> int:
+        return attentions(self.module, both_ways=self._both_ways)
+
+    @property
+    def directions(self) -> list[Direction]:
+        if not self._both_ways or not isinstance(self.module, MixtureModel):
+            return []
+
+        def turned(batch: Batch, *, all_: bool) -> tuple[Tensor | None, ...]:
+            return self.inputs(replace(batch, turned_B=torch.full_like(batch.turned_B, all_)))
+
+        reaches = to_reach(self.module)
+        return [
+            Direction("captions", partial(turned, all_=True), reaches["captions"]),
+            Direction("sound", partial(turned, all_=False), reaches["sound"]),
+        ]
+
     def memory(self) -> dict[str, Tensor]:
         return self.balance.state()
 
@@ -263,9 +254,9 @@ class CodesTask:
         added += [self._by_item(found, name) for name in ("ce_B", "count_B")]
         flat = total(torch.cat(added)).cpu().double()  # one reduction, one transfer
         *sums_, ce_I, count_I = flat.split([len(part) for part in added])
-        ce_K, entropy_K, count_K, eos, eos_count, *words = sums_
+        ce_K, entropy_K, count_K, eos, eos_count, *said = sums_
         ce_K = ce_K / count_K
-        captions = {"caption_ce": float(words[0] / words[1]) if words[1] else None} if words else {}
+        captions = {"caption_ce": float(said[0] / said[1]) if said[1] else None} if said else {}
         return {
             "ce_K": ce_K.tolist(),
             "eos_ce": float(eos[0] / eos_count[0]) if eos_count[0] else None,
@@ -296,11 +287,14 @@ class CodesTask:
         )
 
     def baselines(self) -> dict[str, Any]:
-        """Counted on the clips that are trained on, scored on the very codes that `evaluate` scores."""
+        """Counted on the clips that are trained on, scored on the very codes, and words, that `evaluate` scores."""
         whole = self.train.clips[self.pack.ensure(self.train.clips)].astype(np.int64)
         books = counting.books(self.pack, counting.halves(self.pack, whole), self._valid_targets)
         found = counting.assemble(self.pack.spec, [counting.scores(book) for book in books]).to_json()
-        return {**found, "train_clips": len(whole), "train_frames": int(self.pack.clips.frames[whole].sum())}
+        found |= {"train_clips": len(whole), "train_frames": int(self.pack.clips.frames[whole].sum())}
+        if self._both_ways and isinstance(self.module, MixtureModel) and not isinstance(self.coder, TagWords):
+            found |= words.floors(self.module, self.coder, words.texts_of(self.train), self._held_words)
+        return found
 
     def demos(self, root: Path, step: int, using: Using) -> Path | None:
         return self._demos.make(root, step, using) if self._demos is not None else None

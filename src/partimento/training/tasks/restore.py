@@ -19,6 +19,7 @@ from partimento.config import GeneratorModel, RestoreConfig
 from partimento.errors import PartimentoError
 from partimento.runs.checkpoint import step_name
 from partimento.runs.judged import Items
+from partimento.training import speed
 from partimento.training.feed import send
 from partimento.training.restorer import read_folder
 from partimento.training.stages import settings_at
@@ -105,10 +106,10 @@ class RestoreTask(SoundTask):
     def count(self, batch: Batch) -> float:
         return float(len(batch.target_BN))
 
-    def positions(self, window: int) -> int | None:
+    def flops(self, window: int) -> float | None:
         network = self.module.config
         on_frames = network.net == "spectral" and self.rival is None
-        return window // network.hop if on_frames else None
+        return speed.flops_per_item(self.module, window // network.hop) if on_frames else None
 
     def frames(self, window: int) -> float:
         """There are no codec frames here: hundredths of a second, so that the log's rate means something."""

@@ -233,6 +233,7 @@ class SoundTask:
     """
 
     score = "mel7"
+    attentions, directions = 0, ()  # the networks have none
 
     def __init__(self, config: SoundConfig, device: torch.device, rank: int, world: int, sample_rate: int) -> None:
         if world > 1 and config.train.parallel == "fsdp":
