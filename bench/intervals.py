@@ -8,13 +8,9 @@ from collections.abc import Sequence
 
 from scipy.stats import t as student
 
+from partimento.lab.scores.following import wilson
 
-def wilson(hits: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """Of a share (Wilson 1927)."""
-    share, extra = hits / trials, z * z / trials
-    middle = (share + extra / 2) / (1 + extra)
-    half = z * math.sqrt(share * (1 - share) / trials + extra / (4 * trials)) / (1 + extra)
-    return middle - half, middle + half
+__all__ = ["of_mean", "wilson"]
 
 
 def of_mean(values: Sequence[float]) -> tuple[float, float]:

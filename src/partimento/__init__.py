@@ -13,21 +13,29 @@ from typing import Any
 __version__ = "0.1.0"
 
 _CALLS = {
+    "ablate": "partimento.lab.ablation.ablate",
     "again": "partimento.play",
+    "compare": "partimento.lab.compared.compare",
     "decode": "partimento.codecs.encode",
     "demo": "partimento.road",
+    "doctor": "partimento.lab.doctor.doctor",
     "encode": "partimento.codecs.encode",
     "export_weights": "partimento.training.publish",
     "import_weights": "partimento.runs.foreign",
     "load_config": "partimento.config",
+    "log": "partimento.lab.logbook.logbook",
+    "memorised": "partimento.lab.memorised",
     "overfit": "partimento.lab.preflight",
     "plan": "partimento.lab.plan",
     "preflight": "partimento.lab.preflight",
+    "rank": "partimento.lab.compared.rank",
     "report": "partimento.lab.report",
     "sample": "partimento.play",
     "score": "partimento.lab.score",
     "stream": "partimento.play",
+    "track": "partimento.runs.trackers.afterwards",
     "train": "partimento.training.engine",
+    "watch": "partimento.lab.watching.live",
 }
 _NAMES = {"import_weights": "import_foreign", "load_config": "load"}
 

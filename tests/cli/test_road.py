@@ -154,7 +154,11 @@ def test_report_and_score(shell: Shell, place: Path) -> None:
     page = place / shell.ok("report", "runs/a")["report"]
     assert "bits per second" in page.read_text()
     scores = shell.ok("score", "music", "--against", "pack", "--run", "runs/a")["scores"]
-    assert len(scores) == 7 and scores[1]["measures"]["seconds"] > 1
+    of_run = scores[0]
+    assert of_run["name"] == "a" and of_run["verdict"]
+    assert {one["name"].split("/")[0] for one in scores if one["measures"]} == {"step-000000003", "music"}
+    assert all(one["measures"]["seconds"] > 0.2 for one in scores if one["measures"])
+    assert [one["name"] for one in scores if one["sets"]][-1] == "6 files"
 
 
 def test_codec_commands(shell: Shell) -> None:

@@ -107,6 +107,10 @@ def work(tmp_path, monkeypatch):
         "if 'bad' in name:\n"
         "    json.dump({'code': 'SYS002', 'message': 'full'}, open(os.environ['PARTIMENTO_RANK_REPORT'], 'w'))\n"
         "    sys.exit(4)\n"
+        "if 'held' in name and not os.path.exists('free'):\n"
+        "    json.dump({'code': 'RUN003', 'message': 'trained'}, open(os.environ['PARTIMENTO_RANK_REPORT'], 'w'))\n"
+        "    if name == 'held': open('free', 'w').close()\n"
+        "    sys.exit(2)\n"
         "if 'dead' in name: os.kill(os.getpid(), signal.SIGKILL)\n"
         "if 'slow' in name:\n"
         "    open(name + '.here', 'w').close(); time.sleep(60)\n"
@@ -130,6 +134,19 @@ def test_one_failure_leaves_the_others_alone(work):
     assert told["good1"] is told["good2"] is None and (work / "good1").exists() and (work / "good2").exists()
     assert local.failed.keys() == {"bad", "dead"}
     assert "full (SYS002)" in local.failed["bad"] and "SIGKILL" in local.failed["dead"]
+
+
+def test_a_run_that_a_killed_ablation_still_saves_is_waited_for(work, monkeypatch):
+    """Its process lives a little longer than the ablation that started it, and has the run's lock."""
+    monkeypatch.setattr("partimento.lab.ablation.local.AGAIN_SECONDS", 0.1)
+    told, notes = [], []
+    local = Local(work, 1, told=lambda one, error: told.append((one.name, error)), note=notes.append)
+    local.all([Named("held"), Named("good")], lambda one: [one.name])
+    assert sorted(told) == [("good", None), ("held", None)] and not local.failed and len(notes) == 1
+    monkeypatch.setattr("partimento.lab.ablation.local.HELD_SECONDS", 0.0)
+    (work / "free").unlink()
+    local.all([Named("held2"), Named("good2")], lambda one: [one.name])
+    assert local.failed.keys() == {"held2"} and "RUN003" in local.failed["held2"] and (work / "good2").exists()
 
 
 def test_a_request_to_stop_reaches_every_process_and_starts_no_other(work):

@@ -110,7 +110,7 @@ def everything(clips):
         {"caption": pa.array([b"\xff\xfe", b"ok"], pa.binary()).view(pa.string())},
         {"source": pa.array([b"\xff\xfe", b"ok"], pa.binary()).view(pa.string())},
     ],
-    ids=str,
+    ids=lambda columns: f"{next(iter(columns))}-{next(iter(columns.values()))}".replace("\n", ""),
 )
 def test_a_table_of_wrong_values_is_refused(tmp_path, columns):
     with raises("PACK041"):

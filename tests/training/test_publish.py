@@ -113,7 +113,7 @@ def test_what_cannot_leave(dia: Path, tmp_path: Path) -> None:
     run = train(toy_config(write_pack(tmp_path / "pack"), demo={"temperatures": []}), runs=tmp_path / "runs")
     for source, code in ((run.path, "WEIGHTS009"), (tmp_path, "RUN001")):
         with pytest.raises(PartimentoError) as caught:
-            export_weights(source, tmp_path / "out")
+            export_weights(source, tmp_path / "out", layout="transformers")
         assert caught.value.code == code and not (tmp_path / "out").exists()
     for path in (run.path / "checkpoints").glob("*"):
         path.rename(tmp_path / path.name)

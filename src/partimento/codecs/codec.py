@@ -63,22 +63,22 @@ def open_codec(
     """The codec of this name, in this channel layout, with the first `books` books of each coded channel.
 
     `books` None is all books of the codec, and for EnCodec and Mimi the number that they are commonly used with.
-    `name` is one of: resident-44k (`codecs.resident.RESIDENTS`); a folder that `partimento codec export` wrote
-    (card.json); a folder of a transformers checkpoint (config.json of dac, encodec or mimi); a short name (dac-44k,
+    `name` is one of: resident-44k (`codecs.resident.RESIDENTS`); a folder that `partimento codec export` or
+    `weights export` wrote (card.json), or the name of such an export on the hub, in its cache; a folder of a transformers checkpoint (config.json of dac, encodec or mimi); a short name (dac-44k,
     `codecs.pretrained.SHORT`) or hub name (org/name), both opened from the hub cache and never downloaded;
     module:function, a codec of your own.
 
-    Raises CODEC001 (unknown name), CODEC002 (an exported codec is damaged), CODEC003 and CODEC012 (layout or books that
+    Raises CODEC001 (unknown name), CODEC002, PUB001, PUB002 (an exported codec is damaged), CODEC003 and CODEC012 (layout or books that
     cannot be), CODEC010 (no such device), CODEC013 to CODEC017 (pretrained checkpoints), PACK020 (module:function).
     """
     from partimento.codecs import pretrained
     from partimento.codecs.layout import lay_out
-    from partimento.codecs.resident import CARD, RESIDENTS, load_resident
+    from partimento.codecs.resident import CARD, RESIDENTS, folder_of, load_resident
     from partimento.runs import hub
 
-    device, folder = _device(device), Path(name)
+    device, folder = _device(device), folder_of(name)
     if name in RESIDENTS:
-        codec: Codec = load_resident(RESIDENTS[name], device=device)
+        codec: Codec = load_resident(folder, device=device)
     elif (folder / CARD).is_file():
         codec = load_resident(folder, device=device)
     elif (name and folder.exists()) or name in pretrained.SHORT or hub.is_name(name):

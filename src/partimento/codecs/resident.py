@@ -25,6 +25,7 @@ from torch import Tensor
 
 from partimento import commit
 from partimento.errors import PartimentoError
+from partimento.runs import exported
 from partimento.tokens.spec import CodecSpec
 from partimento.waveform.autoencoder import TRAINING_ONLY, Autoencoder, AutoencoderConfig, decides_codes
 
@@ -67,8 +68,9 @@ def load_resident(folder: Path = HOME, device: torch.device | str = "cpu") -> Re
 
 
 def folder_of(source: str | Path) -> Path:
-    """The folder of a codec in the package by its name; what else is named is a folder itself."""
-    return RESIDENTS.get(str(source), Path(source))
+    """The folder of a codec in the package by its name; what else is named is a folder itself, or an export on the hub
+    that the local cache has. Raises PUB001, PUB002 (an export that was changed)."""
+    return RESIDENTS[str(source)] if str(source) in RESIDENTS else exported.located(source)
 
 
 def read_network(source: str | Path) -> tuple[AutoencoderConfig, dict[str, Tensor], dict[str, Any]]:

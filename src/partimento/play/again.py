@@ -18,6 +18,7 @@ from partimento.play.make import play_items, write
 from partimento.play.provenance import Recorded
 from partimento.play.source import Source, open_source
 from partimento.progress import Progress, Quiet
+from partimento.runs import exported, playable
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def again(
 ) -> Again:
     """Play what `sample` (a file of `partimento sample`, or the JSON beside one) says of itself, and compare the audio.
 
-    `run` is the folder of the run, runs/ID by default. What it played on from is looked for beside it, or is
+    `run` is the folder of the run, or what was exported of it and played this; runs/ID by default. What it played on from is looked for beside it, or is
     `continue_from`. The new audio is kept in `to`, under a name of its own, if that is given.
     Where the rounding of matrix products may depend on their shape (not in compiled steps on a CPU), the item is
     played as often at once as its batch had items.
@@ -92,7 +93,7 @@ def again(
 
 def _source(recorded: Recorded, run: str | Path | None, codec: str | None, device: str, progress: Progress) -> Source:
     path = Path("runs") / recorded.run if run is None else Path(run)
-    if not (path / "checkpoints" / recorded.checkpoint).is_dir():
+    if not playable.is_one(exported.located(path)) and not (path / "checkpoints" / recorded.checkpoint).is_dir():
         raise _gone(
             f"{path} holds no checkpoint {recorded.checkpoint}",
             str(path),
@@ -111,8 +112,8 @@ def _source(recorded: Recorded, run: str | Path | None, codec: str | None, devic
     )
     if source.weights_sha256 != recorded.weights_sha256:
         raise _gone(
-            f"{recorded.checkpoint} holds other weights than those that played this",
-            str(source.checkpoint),
+            f"{source.place.name} holds other weights than those that played this",
+            str(source.place),
             f"sha256 {source.weights_sha256[:12]} here, {recorded.weights_sha256[:12]} then",
             "give the run that played it",
         )

@@ -1,4 +1,5 @@
-"""What plays: a checkpoint of a run with its codec. A run is played without the pack that it was trained on."""
+"""What plays: a checkpoint of a run, or a folder that was exported of one, with its codec. The pack that it was trained
+on is not needed."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ import partimento
 from partimento.codecs.codec import Codec, open_like
 from partimento.errors import PartimentoError
 from partimento.progress import Progress
-from partimento.runs import checkpoint
+from partimento.runs import checkpoint, exported, playable
 from partimento.runs.chosen import chosen
 from partimento.runs.run import Run
 from partimento.training import devices
@@ -33,10 +34,12 @@ class Source:
     """A player that is ready, and what it is called.
 
     `compile` and `precision` say how its steps are computed: the first changes what is played by rounding alone, the
-    second by the rounding of its weights."""
+    second by the rounding of its weights. `run` and `checkpoint` are names, also of an exported folder; `place` is the
+    folder that was opened."""
 
-    run: Run
-    checkpoint: Path
+    run: str
+    checkpoint: str
+    place: Path
     weights: Weights
     weights_sha256: str
     player: Player
@@ -49,8 +52,8 @@ class Source:
         """What, beside the item, decides what is played."""
         base = self.player.how.get("base")
         return {
-            "run": self.run.id,
-            "checkpoint": self.checkpoint.name,
+            "run": self.run,
+            "checkpoint": self.checkpoint,
             "weights": self.weights,
             "weights_sha256": self.weights_sha256,
             "base_weights_sha256": base["sha256"] if base else None,
@@ -87,15 +90,20 @@ def open_source(
     step: str | None = None,
     progress: Progress,
 ) -> Source:
-    """The best checkpoint of the run (the newest where none was validated), or the one that is named `step`.
+    """The best checkpoint of the run (the newest where none was validated), or the one that is named `step`. `run` is
+    also a folder that `partimento weights export` wrote, which has one set of weights, or its name on the hub, where the
+    local cache has it.
 
     `compile` None compiles the steps where that takes seconds (on a CPU with a C++ compiler) and where it is needed
     (less than full precision).
 
-    Raises RUN001, SAMPLE032 (a run that plays no codes), CKPT... (nothing to play yet, damaged, without averaged
+    Raises RUN001, PUB001 to PUB003 and WEIGHTS002 (an exported folder that was changed), SAMPLE032 (a run that plays no codes), CKPT... (nothing to play yet, damaged, without averaged
     weights), TRAIN005 (no such device), PACK009 (the codec here is not the run's), CODEC... (it cannot be opened).
     """
-    opened = Run.open(run)
+    where = exported.located(run)
+    if playable.is_one(where):
+        return _of_folder(where, codec=codec, device=device, compile=compile, precision=precision, progress=progress)
+    opened = Run.open(where)
     if opened.record["family"] not in PLAYING:
         raise PartimentoError(
             "SAMPLE032",
@@ -105,24 +113,54 @@ def open_source(
             next="partimento decode FILE lets a recording through a codec",
         )
     place = devices.pick(device)
-    if compile is None:
-        compile = precision != "full" or (place.type == "cpu" and _compiler() is not None)
     path = _checkpoint(opened, step, progress)
     progress.stage("load", f"{path.name} of {opened.id}, {weights} weights")
     player = Player.from_checkpoint(path, weights, place)
-    beside = place if place.type in ("cuda", "mps") else "cpu"
-    heard_by = open_like(player.spec, beside, name=codec or opened.record["config"]["data"].get("codec"))
+    named = codec or opened.record["config"]["data"].get("codec")
     return Source(
-        opened,
+        opened.id,
+        path.name,
         path,
         weights,
         _weights_sha256(path, weights),
         player,
-        heard_by,
+        _codec(player, place, named),
         place,
-        compile,
+        _compiled(compile, precision, place),
         precision,
     )
+
+
+def _of_folder(
+    folder: Path, *, codec: str | None, device: str, compile: bool | None, precision: Precision, progress: Progress
+) -> Source:
+    place = devices.pick(device)
+    found = playable.read(folder)
+    told = found.source
+    progress.stage("load", f"{folder.name}: {told['weights']} weights of {told['run']}, {told.get('checkpoint')}")
+    player = Player.from_folder(found, place)
+    return Source(
+        str(told["run"]),
+        str(told.get("checkpoint")),
+        folder,
+        "raw" if told["weights"] == "raw" else "ema",
+        found.sha256,
+        player,
+        _codec(player, place, codec),
+        place,
+        _compiled(compile, precision, place),
+        precision,
+    )
+
+
+def _codec(player: Player, place: torch.device, name: str | None) -> Codec:
+    return open_like(player.spec, place if place.type in ("cuda", "mps") else "cpu", name=name)
+
+
+def _compiled(asked: bool | None, precision: Precision, place: torch.device) -> bool:
+    if asked is None:
+        return precision != "full" or (place.type == "cpu" and _compiler() is not None)
+    return asked
 
 
 def _compiler() -> str | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import partimento
 from partimento import commit
 from partimento.errors import PartimentoError
-from partimento.runs import published
+from partimento.runs import exported, published
 from partimento.runs.published import WEIGHTS
 
 if TYPE_CHECKING:
@@ -59,8 +59,9 @@ def save(
 
 
 def read(folder: str | Path) -> Adapter:
-    """Raises TRAIN072 (no such folder, or of another version) and WEIGHTS002 (its tensors are not what was written)."""
-    folder = Path(folder)
+    """Raises TRAIN072 (no such folder, or of another version) WEIGHTS002 (its tensors are not what was written), PUB001
+    and PUB002 (an export that was changed). `folder` may be the name of an export on the hub, in its local cache."""
+    folder = exported.located(folder)
     file = folder / RECORD
     try:
         if file.stat().st_size > _MOST_RECORD_BYTES:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,12 +68,18 @@ def import_foreign(
 
 
 def export(
-    model: TextModel, found: Published, to: str | Path, layout: str, *, progress: Progress | None = None
+    model: TextModel,
+    found: Published,
+    to: str | Path,
+    layout: str,
+    *,
+    extras: Callable[[Path], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write `model`, with the conventions of `found`, into the folder `to`, in the layout "transformers" (which
     from_pretrained loads), "nari", or "partimento" (a folder of weights).
 
-    Returns {"to", "layout", "tensors", "parameters"}.
+    Returns {"to", "layout", "tensors", "parameters"}. `extras(folder)` adds to a folder of weights, once they are in.
 
     Raises WEIGHTS008 (`to` exists), WEIGHTS009 and MODEL002 (the layout cannot say this model).
     """
@@ -80,7 +87,13 @@ def export(
     published.require_absent(to)
     progress.stage("write", f"{sum(weight.numel() for weight in model.parameters()):,} weights")
     if layout == "partimento":
-        saved = published.save(to, model, found.facts, lambda tmp: _copy_companions(found.folder, tmp))
+
+        def beside(tmp: Path) -> None:
+            _copy_companions(found.folder, tmp)
+            if extras is not None:
+                extras(tmp)
+
+        saved = published.save(to, model, found.facts, beside)
         count = len(published.read_tensors(saved.folder / WEIGHTS))
     else:
         config, tensors = _foreign(model, found, layout)

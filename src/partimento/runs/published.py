@@ -27,7 +27,7 @@ import partimento
 from partimento import commit
 from partimento.config import Positive, Section
 from partimento.errors import PartimentoError
-from partimento.runs import tensorfiles
+from partimento.runs import exported, tensorfiles
 from partimento.tokens.patterns import Pattern
 from partimento.tokens.spec import Specials
 
@@ -207,8 +207,9 @@ class Published:
 
 def read(folder: str | Path) -> Published:
     """Raises WEIGHTS001 (not a folder of weights, or one of another version), WEIGHTS002 (a file is missing or is not
-    what was written). On the meta device, where models have no contents, `weights.json` is all that is read."""
-    folder = Path(folder)
+    what was written), PUB001, PUB002 (an export that was changed). `folder` may be the name of an export on the hub, in its
+    local cache. On the meta device, where models have no contents, `weights.json` is all that is read."""
+    folder = exported.located(folder)
     record = _read_record(folder)
     files = {name: one.model_dump() for name, one in record.files.items()}
     if not _only_shapes():
@@ -280,6 +281,16 @@ def read_tensors(file: Path) -> dict[str, Any]:
         return tensorfiles.read([file])
     except (OSError, ValueError) as err:
         raise _damaged(file.parent, f"{file.name} cannot be read: {err}") from err
+
+
+def check(folder: Path, name: str, sha256: str) -> None:
+    """Raises WEIGHTS002 unless the file `name` has this hash."""
+    try:
+        found = commit.sha256(folder / name)
+    except OSError as err:
+        raise _damaged(folder, f"{name}: {err.strerror}") from err
+    if found != sha256:
+        raise _damaged(folder, f"{name} does not match its recorded sha256")
 
 
 def companions(folder: Path) -> Iterator[Path]:

@@ -130,7 +130,7 @@ def _from_weights(model: DiaModel, spec: CodecSpec, folder: Path, positions: int
         found.ending,
         rule=found.guidance_rule,
         null_trained=found.null_trained,
-        base={"folder": str(folder.resolve()), "sha256": found.sha256},
+        base={"folder": str(found.folder.resolve()), "sha256": found.sha256},
         notes=notes,
     )
 

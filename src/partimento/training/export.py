@@ -5,25 +5,32 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from partimento import commit
 from partimento.codecs.measure import Passage, passage, summary
-from partimento.codecs.resident import from_weights, pack_weights, read_network, spec_of, write_codec
+from partimento.codecs.resident import ResidentCodec, from_weights, pack_weights, read_network, spec_of, write_codec
 from partimento.config import CodecConfig, parse
 from partimento.errors import PartimentoError
 from partimento.progress import Progress, Quiet
 from partimento.runs import checkpoint, published
 from partimento.runs.run import Run
-from partimento.training.tasks.crops import Recording, gather
+from partimento.training.tasks.crops import Recording, Sound, gather
 from partimento.waveform.autoencoder import AutoencoderConfig, decides_codes
 
 
 def export_resident(
-    run: str | Path, folder: str | Path, *, name: str | None = None, progress: Progress | None = None
+    run: str | Path,
+    folder: str | Path,
+    *,
+    name: str | None = None,
+    weights: Literal["ema", "raw"] = "ema",
+    licence: str | None = None,
+    measured: bool = True,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write weights.safetensors and card.json of a run of the `codec` family into `folder`; returns the card.
 
@@ -31,7 +38,9 @@ def export_resident(
     packs then fit, else the folder's name, unless it is given.
 
     Takes the checkpoint with the best validation, or the newest where none was validated (averaged weights, if it has
-    any), and measures it on every held-out recording, which the run's data must still be there for. Raises WEIGHTS008
+    any), and measures it on every held-out recording, which the run's data must still be there for, unless `measured`
+    is False: then the card goes without what cannot be read. `licence` is what whoever trained it gives the weights,
+    None where nobody said. Raises WEIGHTS008
     (`folder` exists: packs may need what is in it), CODEC007 (not a codec's run, or nothing trained yet), CODEC041
     (model.weights changed), RUN, CKPT.
     """
@@ -49,44 +58,63 @@ def export_resident(
             why=f"its family is {config.family}" if path is not None else "it has no checkpoint yet",
             next="partimento train configs/experiments/resident_44k.toml",
         )
-    part = "ema" if config.optim.ema > 0 else "model"
+    part = "ema" if config.optim.ema > 0 and weights == "ema" else "model"
     saved = checkpoint.load(path, [part])
     chosen = f"the best of its validations, {saved.state['score']:.4g}" if best else "its newest: none was validated"
     progress.note(f"{path.name} is exported, {chosen}")
-    progress.stage("measure", "held-out recordings go through the codec, so that the card can say how it does")
     sample_rate = saved.state["description"]["sample_rate"]
-    sound = gather(config.data, sample_rate)
-    if any(saved.state["identity"][side] != found for side, found in sound.identity().items()):
-        progress.note("the recordings changed since the training; the figures are of those that are there now")
+    sound = _heard(config, sample_rate, saved.state["identity"], measured, progress)
     network = AutoencoderConfig.from_json(saved.state["description"]["network"])
     content = pack_weights({**saved.parts[part], **_kept(config, saved.state["identity"])})
     card = {
         "schema": 1,
         "name": name or _kept_name(config) or Path(folder).resolve().name,
         "description": _described(network),
-        "licence": "Apache-2.0",
+        "licence": licence,
         **saved.state["description"],
         "weights_bytes": len(content),
         "data": {
             "credits": config.data.credits,
-            "train": _amounts(sound.train, sample_rate),
-            "held_out": _amounts(sound.held_out, sample_rate),
+            "train": None if sound is None else _amounts(sound.train, sample_rate),
+            "held_out": None if sound is None else _amounts(sound.held_out, sample_rate),
             "identity": saved.state["identity"],
         },
         "recipe": _recipe(config, saved.step, part),
     }
     codec = from_weights(content, card)
     card = codec.card
+    card["figures"] = None if sound is None else _figures(codec, sound, progress)
+    with commit.folder(Path(folder)) as made:
+        write_codec(made, content, card)
+    return card
+
+
+def _heard(
+    config: CodecConfig, sample_rate: int, identity: Mapping[str, Any], measured: bool, progress: Progress
+) -> Sound | None:
+    """The run's recordings; None where they cannot be read, unless they must be `measured`."""
+    try:
+        sound = gather(config.data, sample_rate)
+    except PartimentoError as err:
+        if measured:
+            raise
+        progress.note(f"the card has no figures: the recordings cannot be read ({err.code}: {err.message})")
+        return None
+    if any(identity[side] != found for side, found in sound.identity().items()):
+        progress.note("the recordings changed since the training; the figures are of those that are there now")
+    return sound
+
+
+def _figures(codec: ResidentCodec, sound: Sound, progress: Progress) -> dict[str, Any]:
+    """Every held-out recording through the codec, by kind."""
+    progress.stage("measure", "held-out recordings go through the codec, so that the card can say how it does")
     passages: defaultdict[str, list[Passage]] = defaultdict(list)
     for number, recording in enumerate(sound.held_out, 1):
         passages[recording.kind].append(passage(codec, recording.wave_N))
         progress.update(number, len(sound.held_out), mel7=round(passages[recording.kind][-1].mel7, 3))
     figures = {kind: summary(codec, found).to_json() for kind, found in sorted(passages.items())}
     figures["all"] = summary(codec, [one for found in passages.values() for one in found]).to_json()
-    card["figures"] = {**figures, "threads": torch.get_num_threads(), "measured_on": sound.identity()["held_out"]}
-    with commit.folder(Path(folder)) as made:
-        write_codec(made, content, card)
-    return card
+    return {**figures, "threads": torch.get_num_threads(), "measured_on": sound.identity()["held_out"]}
 
 
 def _kept(config: CodecConfig, identity: Mapping[str, Any]) -> dict[str, Tensor]:

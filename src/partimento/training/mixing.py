@@ -70,7 +70,7 @@ def build(model: MotModel, spec: CodecSpec, positions: int, precision: str) -> B
         "mixture": module.to_json(),
         "base": moved.kept(backbone.folder, backbone.sha256, model.backbone),
         "experts": None if donor is None else {"folder": _absolute(model.experts_from), "sha256": donor.sha256},
-        "start": None if start is None else {"folder": _absolute(model.weights), "sha256": start.sha256},
+        "start": None if start is None else {"folder": _absolute(str(start.folder)), "sha256": start.sha256},
         "freeze": list(model.freeze),
         "captions": bool(model.caption_share),
     }

@@ -24,6 +24,7 @@ from partimento.models.quantized import Weights
 from partimento.progress import Progress
 from partimento.runs import checkpoint, moved
 from partimento.runs.chosen import check_averages
+from partimento.runs.playable import Playable
 from partimento.sampling.generate import Played, generate
 from partimento.sampling.guidance import UNGUIDED, Guidance
 from partimento.sampling.rules import Rules
@@ -116,16 +117,29 @@ class Player:
         if weights == "ema":
             check_averages(path)
         told = moved.found(checkpoint.load(path, ()).state["description"])
-        with torch.random.fork_rng(devices=[]):  # a new module draws weights, which are replaced below
-            module = building.rebuild(told)
+        module = _rebuilt(told)
         part = {"ema": "ema", "raw": "model"}[weights]
         copy_into(named_state(module), checkpoint.load(path, (part,)).parts[part])
         if told.get("lora"):
             lora.merge(module)
+        return cls._as_told(told, module.to(device).eval())
+
+    @classmethod
+    def from_folder(cls, found: Playable, device: torch.device | str = "cpu") -> Player:
+        """The player of an exported folder. Raises WEIGHTS..., MODEL001 and TRAIN003 (written by another version)."""
+        told = moved.found(found.description)
+        module = _rebuilt(told)
+        # A text model is exported whole, with what was frozen; of a mixture only what was trained.
+        whole = isinstance(module, TextModel)
+        copy_into(dict(module.named_parameters()) if whole else named_state(module), found.tensors())
+        return cls._as_told(told, module.to(device).eval())
+
+    @classmethod
+    def _as_told(cls, told: dict[str, Any], module: Model) -> Player:
         how = {name: told[name] for name in _HOW if name in told}
         words = told.get("words") or {"kind": "tags", "tags": told["tags"]}  # before there was text
         return cls(
-            module=module.to(device).eval(),
+            module=module,
             spec=CodecSpec.from_json(told["spec"]),
             pattern=Pattern(tuple(told["pattern"]["delays"]), told["pattern"]["stride"]),
             specials=Specials(**told["specials"]),
@@ -137,6 +151,10 @@ class Player:
             null_trained=told.get("null_trained", False),
             how={**how, "words": words},
         )
+
+    def standing_alone(self) -> dict[str, Any]:
+        """`description` of a text model with all of its weights, adapters merged: it needs no other folder."""
+        return {**self.description(), "base": None, "lora": None, "freeze": []}
 
     def require(self, words: Words, guidance: float = 1.0) -> Words:
         """The words, once it is sure that they can be played so. Raises TOKEN003, TEXT..., SAMPLE002, SAMPLE005."""
@@ -217,3 +235,8 @@ class Player:
             listener=listener,
             progress=progress,
         )
+
+
+def _rebuilt(told: dict[str, Any]) -> Model:
+    with torch.random.fork_rng(devices=[]):  # a new module draws weights, which are replaced
+        return building.rebuild(told)

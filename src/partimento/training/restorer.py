@@ -18,7 +18,7 @@ from torch import Tensor
 from partimento import commit
 from partimento.errors import PartimentoError
 from partimento.progress import Progress, Quiet
-from partimento.runs import checkpoint, published
+from partimento.runs import checkpoint, exported, published
 from partimento.runs.chosen import check_averages, chosen
 from partimento.runs.run import Run
 from partimento.training.ema import copy_into, named_state
@@ -54,12 +54,13 @@ def load_restorer(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> Restorer:
-    """The restorer of a run (its best checkpoint, else its newest), or of a folder that `export_restorer` wrote.
+    """The restorer of a run (its best checkpoint, else its newest), or of a folder that `export_restorer` wrote; also
+    by its name on the hub, where the local cache has it.
 
-    Raises RESTORE001 (neither of the two), RESTORE002 (the folder is damaged), RUN001, CKPT001, CKPT003 (nothing saved
+    Raises PUB001 and PUB002 (an export that was changed), RESTORE001 (neither of the two), RESTORE002 (the folder is damaged), RUN001, CKPT001, CKPT003 (nothing saved
     yet), CKPT004 (no averaged weights), TRAIN003 (written by another version).
     """
-    source, progress = Path(source), progress or Quiet()
+    source, progress = exported.located(source), progress or Quiet()
     if (source / CARD).is_file():
         network, tensors, card = read_folder(source)
         return _of(network, tensors, card, source.name, card["weights_sha256"], device)
@@ -111,9 +112,15 @@ def _of(
 
 
 def export_restorer(
-    run: str | Path, folder: str | Path, *, weights: Weights = "ema", progress: Progress | None = None
+    run: str | Path,
+    folder: str | Path,
+    *,
+    weights: Weights = "ema",
+    licence: str | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write weights.safetensors (half precision) and card.json of a run of the `restore` family; returns the card.
+    `licence` is what whoever trained it gives the weights, None where nobody said.
 
     Raises what `load_restorer` raises of a run, and WEIGHTS008 (`folder` exists).
     """
@@ -122,7 +129,7 @@ def export_restorer(
     opened = Run.open(run)
     found = load_restorer(run, weights, progress=progress)
     recipe = {"weights": weights, "config": _recipe(opened.record["config"])}
-    return write_folder(folder, found.generator, {**found.card, "recipe": recipe})
+    return write_folder(folder, found.generator, {**found.card, "recipe": recipe, "licence": licence})
 
 
 def _recipe(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +152,6 @@ def write_folder(folder: Path, generator: Generator, told: Mapping[str, Any]) ->
         "kind": KIND,
         **told,
         "name": folder.name,
-        "licence": "Apache-2.0",
         "context": generator.context,
         "parameters": sum(parameter.numel() for parameter in generator.parameters()),
         "weights_bytes": len(content),
@@ -162,7 +168,7 @@ def read_folder(folder: str | Path) -> tuple[GeneratorConfig, dict[str, Tensor],
 
     Raises RESTORE001 (a folder of something else), RESTORE002 (damaged).
     """
-    folder = Path(folder)
+    folder = exported.located(folder)
     if not (folder / CARD).is_file():
         run = (folder / "run.json").is_file()
         what = "a run" if run else "a folder of something else" if folder.is_dir() else "no folder that is there"

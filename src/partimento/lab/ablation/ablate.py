@@ -198,7 +198,7 @@ def _train(made: Ablation, left: Sequence[Planned], jobs: int | None, progress: 
         rest = (time.monotonic() - began) / done * (len(left) - done)
         progress.update(done, len(left), run=one.name, eta_seconds=round(rest))
 
-    local = Local(made.root, number, gpus, told=told)
+    local = Local(made.root, number, gpus, told=told, note=progress.note)
     local.all(left, lambda one: arguments(made.root, one))
     made.failed.update(local.failed)
 

@@ -23,6 +23,9 @@ from partimento.lab.ablation.grid import Planned
 from partimento.training.launch import COMMAND, REPORT
 
 POLL_SECONDS = 0.2
+HELD = "RUN003"  # another process trains the run: most likely what a killed ablation left, which still saves and ends
+HELD_SECONDS = 600.0  # in which that has to end
+AGAIN_SECONDS = 5.0  # between two tries
 
 
 @dataclass
@@ -30,6 +33,14 @@ class _Started:
     planned: Planned
     process: subprocess.Popen[bytes]
     slot: int
+
+
+@dataclass
+class _Held:
+    """A run that another process trains: since when, and when it is tried again (seconds of the monotonic clock)."""
+
+    since: float
+    next: float
 
 
 @dataclass
@@ -41,24 +52,30 @@ class Local:
     gpus: Sequence[str] = ()
     threads: int | None = None
     told: Callable[[Planned, str | None], None] = lambda planned, error: None
+    note: Callable[[str], None] = lambda text: None
     failed: dict[str, str] = field(default_factory=dict)
     _asked: list[int] = field(default_factory=list)
+    _held: dict[str, _Held] = field(default_factory=dict)
 
     def all(self, planned: Sequence[Planned], argv: Callable[[Planned], Sequence[str]]) -> None:
-        """Train them all; `failed` has why one did not come to its end. Raises SYS003 after Ctrl-C or SIGTERM, when
-        every process has saved and ended."""
+        """Train them all; `failed` has why one did not come to its end. One that another process still trains comes
+        last, and is tried again for ten minutes. Raises SYS003 after Ctrl-C or SIGTERM, when every process has saved
+        and ended."""
         waiting, free, told = list(planned), list(range(self.jobs)), 0
         running: dict[int, _Started] = {}
         with self._signals():
             while waiting or running:
-                while waiting and free and not self._asked:
-                    slot, one = free.pop(0), waiting.pop(0)
+                while free and not self._asked and (one := self._next(waiting)) is not None:
+                    slot = free.pop(0)
                     running[slot] = _Started(one, self._start(one, argv(one), slot), slot)
                 for slot, started in list(running.items()):
                     if started.process.poll() is not None:
                         del running[slot]
                         free.append(slot)
-                        self._ended(started)
+                        if self._is_held(started):
+                            waiting.append(started.planned)
+                        else:
+                            self._ended(started)
                 if len(self._asked) > told:
                     told = len(self._asked)
                     for started in running.values():
@@ -73,6 +90,27 @@ class Local:
                 where=str(self.root),
                 next="run the same command again; finished runs are not repeated, the others go on",
             )
+
+    def _next(self, waiting: list[Planned]) -> Planned | None:
+        """Taken from those that wait; None while all of them wait for another process."""
+        now = time.monotonic()
+        for number, one in enumerate(waiting):
+            held = self._held.get(one.name)
+            if held is None or held.next <= now:
+                return waiting.pop(number)
+        return None
+
+    def _is_held(self, started: _Started) -> bool:
+        """Whether it ended because another process trains the run, and may be tried again."""
+        name, now = started.planned.name, time.monotonic()
+        report = _read(self._report(started.planned)) if started.process.returncode else None
+        if self._asked or report is None or report.get("code") != HELD:
+            return False
+        if name not in self._held:
+            self.note(f"{name} is still trained by another process; it goes on when that has ended")
+        held = self._held.setdefault(name, _Held(now, now))
+        held.next = now + AGAIN_SECONDS
+        return now - held.since < HELD_SECONDS
 
     def environment(self, slot: int) -> dict[str, str]:
         """What a process in that slot gets."""

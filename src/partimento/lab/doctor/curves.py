@@ -18,6 +18,8 @@ LAST = 20  # the end of the curve is a median over this part of it, and of 3 rea
 # Above its lowest level by all of these, a curve has diverged: a quarter of what was learned (or half of the level,
 # where more than that was learned), 5 %, and as many deviations as ten thousand healthy curves do not reach.
 UNLEARNED, AT_LEAST, SIGMAS = 0.25, 0.05, 6.0
+# A stage, or an adversary, may lift the level by plan; half of all that was learned before it, it does not lift.
+FORGOTTEN = 0.5
 # Of a single reading a spike is more: eight deviations of what is usual around it, a twentieth of its level and of what
 # was learned, and three times what any other part of the curve does. Losses of small batches have long tails, and would
 # spike all the time.
@@ -72,6 +74,11 @@ def _divergence(patient: Patient, name: str, loss: Series) -> tuple[Finding | No
                 lost = min(1.0, (end - base) / learned) if learned else 1.0
                 text = f"The {name} ended at {end:.3g}; its lowest level was {base:.3g}, and it began at {begin:.3g}."
                 return _named(patient, name, loss, 0.65 + 0.3 * lost, text, (part, base))
+        if (forgotten := _forgotten(log, loss)) is not None:
+            base, end, share = forgotten
+            text = f"The {name} ended at {end:.3g}. Before its last stage it had reached {base:.3g}, from {begin:.3g}: "
+            text += f"{100 * min(1.0, share):.0f} % of what was learned is gone."
+            return _named(patient, name, loss, 0.65 + 0.3 * min(1.0, share), text, (loss, base))
     if _gave_up(log):
         reasons = "; ".join(str(event.get("reason")) for event in log.rollbacks[-1:])
         told = f"The training gave up for good{f', after it had gone back ({reasons})' if reasons else ''}."
@@ -79,6 +86,19 @@ def _divergence(patient: Patient, name: str, loss: Series) -> tuple[Finding | No
         told += f" At step {skips[-1]['step']:,}, {skips[-1]['text']}." if skips else ""
         return _named(patient, name, loss, 0.9, told, None)
     return None, ()
+
+
+def _forgotten(log: Log, loss: Series) -> tuple[float, float, float] | None:
+    """(lowest level before the last stage, end, share of what was learned that is lost) where that is FORGOTTEN."""
+    *before, last = log.segments(loss)
+    known = [onset.level(part.y) for part in before if len(part) >= FEWEST]
+    if not known or len(last) < FEWEST:
+        return None
+    base, sigma = min((float(one.path[-1]), one.sigma) for one in known)
+    end, learned = float(np.median(last.y[-max(3, len(last) // LAST) :])), float(np.median(loss.y[:3])) - base
+    if learned <= SIGMAS * sigma or end - base < FORGOTTEN * learned:
+        return None
+    return base, end, (end - base) / learned
 
 
 def _named(
@@ -192,7 +212,11 @@ def _skip(log: Log) -> Finding | None:
         told.append(f"the last one up to step {step:,} had {_said(skip)}")
     text = f"The guard skipped steps late in the run, so the loss does not show them: {'; '.join(told)}."
     confidence = confidence if len(late) <= 3 else 0.4  # many are no single accident, and have another cause
-    return Finding("late_spike", confidence, (Evidence(text),), f"step {late[0][0]:,}")
+    name, loss = log.loss
+    left_out = [(float(step), value) for step, skip in late if (value := skip.get("loss")) is not None]
+    skipped = Series(*(np.array([pair[place] for pair in left_out], dtype=np.float64) for place in (0, 1)))
+    chart = pictures.curve("late-skip", name, loss, others=[("left out", skipped)], marks=[step for step, _ in late])
+    return Finding("late_spike", confidence, (Evidence(text, chart),), f"step {late[0][0]:,}")
 
 
 def _said(skip: dict[str, float | None]) -> str:

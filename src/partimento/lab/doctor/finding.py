@@ -52,7 +52,8 @@ class Disease:
     """The words of a disease.
 
     `what` says in two sentences what it is, `looks_like_if_wrong` what healthy thing looks the same, `change` is the
-    one change to try first, `hides` are the diseases that are only its consequences when both are found.
+    one change to try first, `rule` when it is named, `hides` are the diseases that are only its consequences when both
+    are found. `source` are places to read more: "training.md" (a page of docs/), or "who and what: address".
     """
 
     id: str
@@ -61,6 +62,8 @@ class Disease:
     what: str
     looks_like_if_wrong: str
     change: str
+    rule: str
+    source: tuple[str, ...]
     hides: tuple[str, ...] = ()
 
     @property
@@ -77,10 +80,11 @@ def diseases() -> Mapping[str, Disease]:
     """All diseases by id. Raises ValueError where diseases.toml is not what it should be (a test reads it)."""
     text = (resources.files("partimento.lab.doctor") / "diseases.toml").read_text(encoding="utf-8")
     found = {}
-    for name, entry in tomllib.loads(text).items():
+    for name, told in tomllib.loads(text).items():
+        entry = {"hides": (), **told}
         try:
-            level, hides = tuple(entry.pop("level")), tuple(entry.pop("hides", ()))
-            found[name] = Disease(id=name, level=level, hides=hides, **entry)
+            level, source, hides = (tuple(entry.pop(key)) for key in ("level", "source", "hides"))
+            found[name] = Disease(id=name, level=level, source=source, hides=hides, **entry)
         except (KeyError, TypeError) as err:
             raise ValueError(f"diseases.toml, {name}: {err}") from err
         if unknown := sorted(set(level) - set(LEVELS)):

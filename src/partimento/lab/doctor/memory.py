@@ -167,4 +167,5 @@ def _inflated(patient: Patient) -> Finding | None:
     if ratio < 1.5 or float(np.median(loss.y - plain.y)) < 0.5:  # marks of an end, which are in it too, are few
         return None
     text = f"The logged loss is {ratio:.2f} times the plain cross entropy of the same steps, and nothing is configured "
-    return Finding("loss_of_other_targets", 0.8, (Evidence(f"{text}that would add to it."),))
+    chart = pictures.curve("inflated", "loss", loss, others=[("plain", plain)])
+    return Finding("loss_of_other_targets", 0.8, (Evidence(f"{text}that would add to it.", chart),))

@@ -11,6 +11,7 @@ from partimento.lab.doctor import pictures
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
 from partimento.lab.doctor.log import Log, Series
 from partimento.lab.doctor.patient import Patient
+from partimento.lab.doctor.pictures import Bar
 from partimento.training.schedule import shape
 from partimento.training.stages import settings_at, stages
 
@@ -89,9 +90,9 @@ def _position(patient: Patient, config: Config) -> Examined:
     if not told:
         return Examined(fine=(f"The checkpoint of step {step:,} has seen {seen:,} items, as planned.",))
     text = "; ".join(told)
-    return Examined(
-        (Finding("schedule_mismatch", 0.9, (Evidence(f"{text[0].upper()}{text[1:]}."),), newest.path.name),)
-    )
+    chart = pictures.bars("items seen", [Bar("steps times batch", planned), Bar("the checkpoint", seen, odd=True)])
+    evidence = Evidence(f"{text[0].upper()}{text[1:]}.", chart)
+    return Examined((Finding("schedule_mismatch", 0.9, (evidence,), newest.path.name),))
 
 
 def _attention(patient: Patient, config: CodesConfig) -> Examined:
@@ -114,7 +115,9 @@ def _attention(patient: Patient, config: CodesConfig) -> Examined:
     text += f": {times:.3g} times as much. The model was trained from scratch"
     text += ", and normalised queries and keys hold it back a little." if normed else ", without normalised queries."
     confidence = 0.6 if times < 4 else 0.8 if normed else 0.9
-    return Examined((Finding("attention_scale", confidence, (Evidence(text),), "model.attention_scale"),))
+    usual = Bar(f"1 / sqrt({each})", 1 / math.sqrt(each))
+    chart = pictures.bars("factor of the attention logits", [usual, Bar("attention_scale", scale, odd=True)])
+    return Examined((Finding("attention_scale", confidence, (Evidence(text, chart),), "model.attention_scale"),))
 
 
 def _guidance(patient: Patient, config: CodesConfig) -> Examined:
@@ -132,4 +135,7 @@ def _guidance(patient: Patient, config: CodesConfig) -> Examined:
     source = "in no logged step an item lost its condition" if dropped is not None else "data.null_share is 0"
     text = f"Demos are played with guidance {named}, and {source}."
     confidence = 0.9 if patient.from_scratch else 0.4
-    return Examined((Finding("guidance_without_null", confidence, (Evidence(text),), "data.null_share"),))
+    chart = pictures.bars(
+        "items of the training", [Bar("with their condition", 100.0), Bar("without", 0.0, odd=True)], unit=" %"
+    )
+    return Examined((Finding("guidance_without_null", confidence, (Evidence(text, chart),), "data.null_share"),))

@@ -7,7 +7,7 @@ import hashlib
 import tempfile
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -19,12 +19,11 @@ from partimento.audio import files
 from partimento.errors import PartimentoError
 from partimento.lab import page as pages
 from partimento.lab.memorised import pictures, text
+from partimento.lab.memorised.audited import Audit, Audited
+from partimento.lab.memorised.samples import Sample
 from partimento.lab.memorised.text import clock, p_text
 from partimento.lab.pictures import frequency_ticks, spectrogram_png, waveform_path
-
-if TYPE_CHECKING:
-    from partimento.lab.memorised.audit import Audit, Audited, Sample
-    from partimento.tokens.pack import Pack
+from partimento.tokens.pack import Pack
 
 SHOWN = 8  # copies with a picture
 LEAST_SECONDS = 0.2  # of a copy that has one; of shorter ones only the first two, to be seen for what they are

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
 from partimento.lab import charts
 from partimento.lab.charts import Line
 from partimento.lab.figures import Figure
+from partimento.lab.memorised.audited import Audit, NearCopy
 from partimento.lab.memorised.text import clock
-
-if TYPE_CHECKING:
-    from partimento.lab.memorised.audit import Audit, NearCopy
 
 WIDTH, HEIGHT = 1000, 120
 BARS = 24

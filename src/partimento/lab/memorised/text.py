@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from partimento.lab.memorised.audit import Audit, Audited, Null
+from partimento.lab.memorised.audited import FEW_INFORM, LEVEL, Audit, Audited, Null
+from partimento.lab.memorised.held import FEW
 
 SHOWN = 12  # samples that are listed
 
@@ -25,8 +24,6 @@ def clock(seconds: float) -> str:
 
 def told(samples: Sequence[Audited], null: Null | None) -> tuple[str, str]:
     """(verdict, the one sentence): memorised or not, and how sure."""
-    from partimento.lab.memorised.audit import LEVEL
-
     count = len(samples)
     every = "the sample" if count == 1 else f"the {count} samples"
     longest = max(samples, key=lambda one: one.longest)
@@ -81,9 +78,6 @@ def _place(one: Audited) -> str:
 
 def warnings(samples: Sequence[Audited], null: Null | None, crowded: int) -> list[str]:
     """What makes the p-values worth less than they look."""
-    from partimento.lab.memorised.audit import FEW_INFORM
-    from partimento.lab.memorised.held import FEW
-
     found = []
     if null is None:
         found.append("The pack has no held-out clips, so there are no p-values.")
@@ -213,8 +207,6 @@ def _null(null: Null) -> str:
 
 
 def drift_sentence(audit: Audit) -> str:
-    from partimento.lab.memorised.audit import LEVEL
-
     drift = audit.drift
     if drift.usage is None or drift.usage_p is None or drift.entropy_p is None or drift.entropy_range is None:
         return "Drift: the samples are too short to be cut into thirds."

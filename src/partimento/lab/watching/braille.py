@@ -29,17 +29,19 @@ class Drawing:
 def draw(strokes: Sequence[Stroke], width: int, height: int) -> Drawing | None:
     """All strokes in one frame of so many characters; None where there is nothing to draw.
 
-    Where the highest fiftieth of a curve is far above the rest (the first steps), it is cut off, and `cut` says so.
+    Where the highest fiftieth of every curve is far above the rest (the first steps), it is cut off, and `cut` says so.
     """
     curves = [stroke for stroke in strokes if stroke.points and -1 not in stroke.points]
     if not curves:
         return None
     steps = [step for stroke in curves for step in stroke.points]
     first, last = min(steps), max(steps)
-    values = sorted(value for stroke in curves for value in stroke.points.values())
-    highest, usual = values[-1], values[min(len(values) - 1, int(0.98 * len(values)))]
+    values_S = [sorted(stroke.points.values()) for stroke in curves]
+    # Of each curve by itself: a few validations are not the highest fiftieth of many lines of the log.
+    usual = max(values[min(len(values) - 1, int(0.98 * len(values)))] for values in values_S)
+    highest, lowest = max(values[-1] for values in values_S), min(values[0] for values in values_S)
     levels = [stroke.points[-1] for stroke in strokes if -1 in stroke.points]
-    bottom = min([values[0], *levels])
+    bottom = min([lowest, *levels])
     cut = highest - bottom > 1.5 * (usual - bottom) > 0
     top = max([usual if cut else highest, *levels])
     if top == bottom:

@@ -1,4 +1,4 @@
-"""One picture of a run for the terminal: 80 columns and 24 rows are enough."""
+"""One picture of a run for the terminal: 80 columns and 24 rows are enough, and more are used."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from rich.text import Text
 from partimento.lab.watching.braille import Stroke, draw
 from partimento.lab.watching.watched import Watched, span
 
-HEIGHT = 9  # rows of a chart
+LOWEST, HIGHEST = 3, 24  # rows of a chart
+BESIDE = 15  # rows of everything else, with all alarms that are shown
 STYLES = {"running": "bold green", "ended": "bold cyan", "new": "bold yellow"}
 _LABEL = 8  # columns of the figures beside a chart
 
 
-def frame(seen: Watched, silent_for: float, width: int = 80, keys: bool = False) -> RenderableType:
-    """`keys`: with the line that says how to leave."""
+def frame(seen: Watched, silent_for: float, width: int = 80, rows: int = 24, keys: bool = False) -> RenderableType:
+    """`rows` are those of the terminal; `keys`: with the line that says how to leave."""
+    height = min(HIGHEST, max(LOWEST, rows - BESIDE))
     now = seen.to_json(silent_for)
     head = Text(seen.run.id, "bold", no_wrap=True, overflow="ellipsis")
     parts: list[RenderableType] = [head, Text(now["condition"], STYLES.get(now["state"], "bold red"), no_wrap=True)]
@@ -25,7 +27,7 @@ def frame(seen: Watched, silent_for: float, width: int = 80, keys: bool = False)
     row = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(2):
         row.add_column(width=half, no_wrap=True)
-    row.add_row(_losses(seen, half - 2), _scores(seen, half - 2))
+    row.add_row(_losses(seen, half - 2, height), _scores(seen, half - 2, height))
     parts += [row, Text(), _figures(now, half)]
     parts += [_alarm(event, width) for event in seen.alarms]
     if keys:
@@ -44,15 +46,15 @@ def _bar(now: dict[str, object], width: int) -> Text:
     return Text.assemble(("█" * full, "blue"), ("░" * (room - full), "dim"), said)
 
 
-def _losses(seen: Watched, width: int) -> Text:
+def _losses(seen: Watched, width: int, height: int) -> Text:
     loss, valid = seen.line.get("loss"), seen.valid_losses
     title = Text.assemble(("loss", "bold"), ("  train ", "blue"), _number(loss))
     if valid:
         title.append_text(Text.assemble(("  valid ", "red"), _number(valid[max(valid)])))
-    return _chart(title, [Stroke(seen.losses, "blue"), Stroke(valid, "red")], width)
+    return _chart(title, [Stroke(seen.losses, "blue"), Stroke(valid, "red")], width, height)
 
 
-def _scores(seen: Watched, width: int) -> Text:
+def _scores(seen: Watched, width: int, height: int) -> Text:
     weights, floor = seen.weights, seen.floor
     points = seen.scores[weights] if weights else {}
     name = "bits/s" if seen.score == "bits_per_second" else "mel distance"
@@ -62,17 +64,17 @@ def _scores(seen: Watched, width: int) -> Text:
     if floor:
         title.append_text(Text.assemble((f"  {floor[0]} ", "yellow"), _number(floor[1])))
         strokes.append(Stroke({-1: floor[1]}, "yellow"))
-    return _chart(title, strokes, width)
+    return _chart(title, strokes, width, height)
 
 
-def _chart(title: Text, strokes: list[Stroke], width: int) -> Text:
-    drawing = draw(strokes, width - _LABEL - 1, HEIGHT)
-    title.truncate(width)
+def _chart(title: Text, strokes: list[Stroke], width: int, height: int) -> Text:
+    drawing = draw(strokes, width - _LABEL - 1, height)
+    title.truncate(width, overflow="ellipsis")
     if drawing is None:
-        return Text("\n").join([title, *[Text()] * (HEIGHT // 2), Text("nothing logged yet".center(width), "dim")])
+        return Text("\n").join([title, *[Text()] * (height // 2), Text("nothing logged yet".center(width), "dim")])
     lines = [title]
     for number, row in enumerate(drawing.rows):
-        edge = {0: _number(drawing.top) + "↑" * drawing.cut, HEIGHT - 1: _number(drawing.bottom)}.get(number, "")
+        edge = {0: _number(drawing.top) + "↑" * drawing.cut, height - 1: _number(drawing.bottom)}.get(number, "")
         lines.append(Text.assemble((edge.rjust(_LABEL) + "│", "dim"), *row))
     steps = [step for stroke in strokes for step in stroke.points if step >= 0]
     first, last = f"{min(steps):,}", f"{max(steps):,}"

@@ -18,6 +18,7 @@ from partimento.lab.watching.watched import Watched
 from partimento.runs.run import Run
 
 SECONDS = 1.0  # between two looks
+WIDEST = 160  # columns; further apart two charts are no longer read as one
 
 
 class Watcher:
@@ -72,7 +73,7 @@ def show(path: str | Path, once: bool = False) -> None:
     watcher = Watcher(path)
     if once:
         console = Console() if sys.stdout.isatty() else Console(width=80)
-        console.print(frame(watcher.seen, watcher.look(), min(console.width, 120)))
+        console.print(frame(watcher.seen, watcher.look(), min(console.width, WIDEST)))
         return
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise PartimentoError(
@@ -84,7 +85,9 @@ def show(path: str | Path, once: bool = False) -> None:
     with _keys(), Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             silent_for = watcher.look()
-            live.update(frame(watcher.seen, silent_for, min(console.width, 120), keys=True), refresh=True)
+            live.update(
+                frame(watcher.seen, silent_for, min(console.width, WIDEST), console.height, keys=True), refresh=True
+            )
             if _pressed(SECONDS) in ("q", "Q", "\x1b", "\x03"):
                 return
 

@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping
 from math import prod
 
+from partimento.lab.doctor import pictures
 from partimento.lab.doctor.data.seen import Seen
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
 from partimento.lab.doctor.patient import Patient
+from partimento.lab.doctor.pictures import Bar
 from partimento.lab.explainloss import trained
 from partimento.lab.explainloss.judged import standing_of
 from partimento.lab.verdict import latest
@@ -55,7 +57,9 @@ def examine(seen: Seen) -> Examined:
     if (meant := str((patient.run.record if patient.run else {}).get("hypothesis") or "")) and MEANT.search(meant):
         confidence = min(confidence, 0.4)
         evidence.append(f"The hypothesis says that it is meant: “{meant.strip()[:120]}”.")
-    return Examined((Finding("tiny_data", confidence, tuple(map(Evidence, evidence))),))
+    chart = pictures.bars("numbers", [Bar("trained parameters", parameters), Bar("codes to train on", codes, odd=True)])
+    first, *rest = evidence
+    return Examined((Finding("tiny_data", confidence, (Evidence(first, chart), *map(Evidence, rest))),))
 
 
 def _frames(seen: Seen) -> int | None:

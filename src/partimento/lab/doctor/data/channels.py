@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from partimento.lab.doctor import pictures
 from partimento.lab.doctor.data.seen import Seen, some
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
 from partimento.tokens.pack import Pack
@@ -32,7 +33,10 @@ def examine(seen: Seen, pack: Pack) -> Examined:
     if not copies_C.any():
         return Examined(fine=(f"The two channels differ: {said} (the most alike in {100 * equal_C.max():.0f} %).",))
     confidence = 0.95 if share >= ALL else 0.65 if share >= MANY else 0.3
-    evidence = (Evidence(f"{said}, {100 * share:.0f} % of the music (layout {spec.layout})."),)
+    chart = pictures.shares(
+        "channels", "clips", equal_C.tolist(), x_label="codes that are the same in both channels, %"
+    )
+    evidence = (Evidence(f"{said}, {100 * share:.0f} % of the music (layout {spec.layout}).", chart),)
     where = str(pack.clips.clip[int(clips[int(copies_C.argmax())])])
     return Examined((Finding("copied_channels", confidence, evidence, where),))
 

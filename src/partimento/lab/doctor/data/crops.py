@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from partimento.config import MotConfig
 from partimento.lab import charts
 from partimento.lab.charts import Level
+from partimento.lab.doctor import pictures
 from partimento.lab.doctor.data.seen import Seen
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
+from partimento.lab.doctor.pictures import Bar
 from partimento.tokens.draw import Draw
 from partimento.tokens.pack import Pack
 
@@ -100,7 +102,9 @@ def _logged(seen: Seen, draw: Draw) -> tuple[Finding | None, tuple[str, ...], tu
         f"{own / items:.1f}, and windows that all begin with their clip {begin / items:.1f}"
     )
     if abs(counted - begin) <= NEAR * abs(own - begin):
-        return Finding("fixed_crops", 0.9, (Evidence(f"{said}."),), "step 0 of every clip"), (), ()
+        rows = [("by the draw", own, False), ("at the beginning", begin, False), ("in the log", counted, True)]
+        chart = pictures.bars("targets a window", [Bar(label, value / items, odd=odd) for label, value, odd in rows])
+        return Finding("fixed_crops", 0.9, (Evidence(f"{said}.", chart),), "step 0 of every clip"), (), ()
     if abs(counted - own) <= NEAR * abs(own - begin):
         return None, (f"The training saw the windows that its draw gives: {said}.",), ()
     return None, (), (f"{what}: the counts fit neither. {said}.",)

@@ -15,8 +15,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from partimento import keyed
+from partimento.lab.doctor import pictures
 from partimento.lab.doctor.data.seen import Clips, Seen, neighbours
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
+from partimento.lab.doctor.pictures import Bar
 from partimento.lab.memorised import held
 from partimento.lab.memorised.frames import surprise
 from partimento.lab.memorised.index import Queries
@@ -51,7 +53,7 @@ def examine(seen: Seen, pack: Pack) -> Examined:
     named = [_common(pack, name) for name in ("source", "sha256")] if len(pack.clips) < CELLS else []
     both = [one for one in named if one is not None]
     if both:
-        return Examined((Finding("leaking_split", 0.95, tuple(map(Evidence, both))),))
+        return Examined((Finding("leaking_split", 0.95, tuple(Evidence(text, chart) for text, chart in both)),))
     searched = neighbours(pack, train, FRAMES)
     length = max(1, round(WINDOW_SECONDS * float(pack.spec.frame_rate)))
     found = _alike(pack, seen.read.valid, searched, length)
@@ -83,8 +85,10 @@ def _leaking(pack: Pack, found: Alike, leaks: NDArray[np.int64], said: str, alik
         f"{clips[found.windows[row]]} and {clips[found.clips[row]]} ({100 * found.share[row]:.0f} % of the frames)"
         for row in ranked[:3]
     ]
+    what = "frames in common with the likest training clip, %"
+    chart = pictures.shares("leak", "held-out windows", found.share.tolist(), x_label=what)
     evidence = (
-        Evidence(f"{said}; {len(leaks)} of them are near-copies: {'; '.join(names)}."),
+        Evidence(f"{said}; {len(leaks)} of them are near-copies: {'; '.join(names)}.", chart),
         Evidence(f"That is not how alike the music is: {alike}."),
     )
     part = len(leaks) / len(found.windows)
@@ -92,7 +96,7 @@ def _leaking(pack: Pack, found: Alike, leaks: NDArray[np.int64], said: str, alik
     return Finding("leaking_split", round(confidence, 2), evidence, str(clips[found.windows[ranked[0]]]))
 
 
-def _common(pack: Pack, column: str) -> str | None:
+def _common(pack: Pack, column: str) -> tuple[str, str | None] | None:
     """What the table has on both sides of the split."""
     values: Column = getattr(pack.clips, column)
     sides = pack.clips.split_codes
@@ -102,8 +106,12 @@ def _common(pack: Pack, column: str) -> str | None:
     both = [one for one in both if one]
     if not both:
         return None
+    rows = [("training alone", len(ours)), ("held out alone", len(theirs))]
+    counted = [Bar(side, count - len(both)) for side, count in rows]
+    chart = pictures.bars(f"{column}s, by side of the split", [*counted, Bar("both", len(both), odd=True)])
     called = {"source": "source", "sha256": "file (equal sha256)"}[column]
-    return f"{len(both)} times the same {called} is in train and valid: {', '.join(str(one) for one in both[:3])}."
+    shown = ", ".join(str(one) for one in both[:3])
+    return f"{len(both)} times the same {called} is in train and valid: {shown}.", chart
 
 
 def _alike(pack: Pack, of: Clips, among: Clips, wanted: int) -> Alike:

@@ -26,13 +26,13 @@ CLIPS, MOST_CLIPS = 0.1, 0.5  # share of the music in clips of noise that is a f
 def examine(seen: Seen) -> Examined:
     standing = standing_of(seen.patient.record) if seen.patient.record is not None else None
     logged = None if standing is None else standing.noise
-    told = [] if standing is None else _floors(standing)
+    told = [] if standing is None else _floors(standing, draw=False)
     if seen.pack is None:
         if logged is None:
             return Examined(missing=(f"Whether the data are noise: no floors are in the log, and {seen.why}.",))
         if not logged:
             return Examined(fine=(f"The data are no noise: {told[0].text}",))
-        return Examined((Finding("noise_data", 0.8, tuple(told)),))
+        return Examined((Finding("noise_data", 0.8, tuple(_floors(standing, draw=True))),))
     kinds = _books(seen)
     coarse = [kinds[book] for book in _first_books(seen)]
     share, names = _clips(seen)
@@ -49,6 +49,7 @@ def examine(seen: Seen) -> Examined:
     if share > 0:
         evidence.append(Evidence(f"{100 * share:.0f} % of the music is in clips of noise: {_some(names)}."))
     if confidence:
+        told = [] if standing is None else _floors(standing, draw=True)
         where = names[0] if share > 0 and confidence < 0.75 else None
         return Examined((Finding("noise_data", confidence, (*evidence, *told), where),))
     if all(kind == "unknown" for kind in coarse):
@@ -106,7 +107,9 @@ def _some(names: list[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _floors(standing: Standing) -> list[Evidence]:
+def _floors(standing: Standing | None, *, draw: bool) -> list[Evidence]:
+    if standing is None:
+        return []
     mean = standing.mean
     if mean.random is None or mean.unigram is None:
         return []
@@ -123,7 +126,5 @@ def _floors(standing: Standing) -> list[Evidence]:
         )
         if np.isfinite([math.nan if v is None else v for v in values]).any()
     ]
-    chart = (
-        charts.by_book("doctor-noise", rows, y_label="nats a code, held out", height=2.0) if standing.noise else None
-    )
+    chart = charts.by_book("doctor-noise", rows, y_label="nats a code, held out", height=2.0) if draw else None
     return [Evidence(f"{said[0].upper()}{said[1:]}.", chart)]

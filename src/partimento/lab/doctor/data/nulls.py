@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 
+from partimento.lab.doctor import pictures
 from partimento.lab.doctor.data.seen import Seen
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
+from partimento.lab.doctor.log import series
 from partimento.tokens.pack import Pack
 
 ITEMS = 1024
@@ -42,4 +44,10 @@ def examine(seen: Seen, pack: Pack) -> Examined:
     if abs(real - wanted) <= margin:
         return Examined(fine=(f"As many conditions were dropped as was asked for: {said}.",))
     confidence = 0.85 if abs(real - wanted) >= FAR + margin else 0.55
-    return Examined((Finding("null_share_off", confidence, (Evidence(f"{said}."),)),))
+    chart = pictures.curve(
+        "nulls",
+        "share of the items without a condition",
+        series(seen.patient.log.train, "null_share"),
+        levels=[("asked for", wanted)],
+    )
+    return Examined((Finding("null_share_off", confidence, (Evidence(f"{said}.", chart),)),))

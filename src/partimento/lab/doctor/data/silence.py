@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from partimento.lab.doctor import pictures
 from partimento.lab.doctor.data.seen import Seen
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
 from partimento.tokens import silence
@@ -34,4 +37,7 @@ def examine(seen: Seen, pack: Pack) -> Examined:
             "of another source begins with."
         )
     where = found.worst[0].clip if found.worst else None
-    return Examined((Finding("silent_share", confidence, tuple(map(Evidence, evidence)), where),))
+    still_C = read.runs.still_C / np.maximum(1, read.frames_C)
+    chart = pictures.shares("silence", "clips", still_C.tolist(), x_label="frames of the clip that stand still, %")
+    first, *rest = evidence
+    return Examined((Finding("silent_share", confidence, (Evidence(first, chart), *map(Evidence, rest)), where),))

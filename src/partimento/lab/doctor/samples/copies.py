@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partimento.audio import files
+from partimento.lab.doctor import pictures
 from partimento.lab.doctor.data.seen import Seen, neighbours
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
 from partimento.lab.doctor.patient import Patient
+from partimento.lab.doctor.pictures import Bar
 from partimento.lab.doctor.samples.played import Demos, Item
 from partimento.lab.memorised import held, pvalues
-from partimento.lab.memorised.audit import COPY_SECONDS, LEVEL, NEAR, level_name
+from partimento.lab.memorised.audited import COPY_SECONDS, LEVEL, NEAR, level_name
 from partimento.lab.memorised.ears import Ears
 from partimento.lab.memorised.frames import surprise
 from partimento.lab.memorised.index import Queries
@@ -78,7 +80,9 @@ def examine(patient: Patient, demos: Demos) -> Examined:
     worst = max(copied, key=lambda row: row.seconds)
     sure = worst.p is not None and worst.p < LEVEL / 5
     long = worst.seconds >= 2.0
-    evidence = [Evidence(f"Searched {read}: {len(copied)} hold a passage that held-out music has not.")]
+    drawn = [Bar(row.name, row.seconds, odd=row in copied) for row in rows]
+    chart = pictures.bars("seconds of the longest passage that a training clip has, too", drawn)
+    evidence = [Evidence(f"Searched {read}: {len(copied)} hold a passage that held-out music has not.", chart)]
     for row in sorted(copied, key=lambda row: -row.seconds)[:3]:
         by_chance = "" if row.p is None else f" (p {'= ' if row.p >= SMALLEST else '< '}{max(row.p, SMALLEST):.1g})"
         place = f"{row.clip} from {row.clip_second:.1f} s on{by_chance}"

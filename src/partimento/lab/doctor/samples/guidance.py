@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from partimento.config import DiaConfig, MotConfig, RvqConfig
+from partimento.lab.doctor import pictures
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
 from partimento.lab.doctor.patient import Patient
+from partimento.lab.doctor.pictures import Bar
 from partimento.lab.doctor.samples.played import Demos, Way
 
 SCALES = {"entropy": None, "coverage": None, "repetition": 0.4, "silence": 0.4}
@@ -24,7 +26,9 @@ def examine(patient: Patient, demos: Demos) -> Examined:
         return Examined(missing=("What guidance does: whether the null condition was trained is not recorded.",))
     if share == 0 and not trained:
         said = f"{demos.step[0].upper()}{demos.step[1:]} were played with guidance {strengths}; no item of the training"
-        untrained = Evidence(f"{said} had the null condition (null share 0).")
+        rows = [Bar("with their condition", 100.0), Bar("without", 0.0, odd=True)]
+        chart = pictures.bars("items of the training", rows, unit=" %")
+        untrained = Evidence(f"{said} had the null condition (null share 0).", chart)
         return Examined((Finding("guidance_without_null", 0.9, (untrained,), demos.folder.name),))
     couples = list(_couples(demos))
     if not couples or demos.data is None:
@@ -35,7 +39,7 @@ def examine(patient: Patient, demos: Demos) -> Examined:
         said = f"guidance {strengths} is not worse than guidance 1 by all figures ({len(judged)} compared)"
         return Examined(fine=(f"{said[0].upper()}{said[1:]}; the null share is {share:.2g}.",))
     grave = min(max(row[2].values()) for row in worse)
-    evidence = tuple(Evidence(_told(demos, plain, way)) for plain, way, _ in worse[:3])
+    evidence = tuple(Evidence(_told(demos, plain, way), _drawn(demos, plain, way)) for plain, way, _ in worse[:3])
     confidence = min(0.8, 0.6 + 0.05 * len(worse) + 0.1 * min(1.0, grave - WORSE))
     last = Evidence(f"Its branch without a condition was trained on {100 * share:.0f} % of the items.")
     return Examined((Finding("null_mismatch", round(confidence, 2), (*evidence, last), worse[0][1].label),))
@@ -80,6 +84,13 @@ def _all_worse(changes: dict[str, float]) -> bool:
     if any(changes.get(name, 0.0) < WORSE for name in ("entropy", "coverage")):
         return False
     return all(change > -SLIGHTLY for change in changes.values())
+
+
+def _drawn(demos: Demos, plain: Way, way: Way) -> str | None:
+    ways = [("held-out music", demos.of_data("entropy"), False), ("guidance 1", plain.figure("entropy"), False)]
+    ways.append((f"guidance {way.guidance:g}", way.figure("entropy"), True))
+    rows = [Bar(label, value, odd=odd) for label, value, odd in ways if value is not None]
+    return pictures.bars(f"entropy at temperature {way.temperature:g}, nats a code", rows)
 
 
 def _told(demos: Demos, plain: Way, way: Way) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from partimento.lab import charts
 from partimento.lab.charts import Level, Line
+from partimento.lab.doctor import pictures
 from partimento.lab.doctor.data import together
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
 from partimento.lab.doctor.patient import Patient
+from partimento.lab.doctor.pictures import Bar
 from partimento.lab.doctor.samples.played import Demos, Way
 from partimento.lab.explainloss.judged import standing_of
 
@@ -20,6 +24,7 @@ STUCK, LIVELY = 0.4, 0.8  # of the data's entropy, of greedy playing and of the 
 SILENT, LONGER = 0.5, 0.3  # share of the time, and by how much more than in the data
 LEARNED = 0.98  # of what counting reaches on held-out codes, under which a model is no young one any more
 AT_ONCE = 0.1  # of the length that was asked for
+DRAWN = 9  # bars at most
 NEVER = 2.0  # times the length of nearly all clips, after which something should have ended
 
 
@@ -44,7 +49,9 @@ def _entropy(demos: Demos) -> Examined:
         confidence = 0.7 if ratio < COLLAPSED else 0.55 if looping else 0.0
     if not confidence:
         return Examined(fine=(f"No collapse: {said}.",))
-    evidence = [Evidence(f"{said}.", _by_book(demos, way))]
+    rows = [Bar("held-out music", data), Bar("played", value, odd=True)]
+    chart = _by_book(demos, way) or pictures.bars("entropy, nats a code", rows)
+    evidence = [Evidence(f"{said}.", chart)]
     if way.temperature < COLD:
         evidence.append(Evidence(f"Nothing was played at more than temperature {way.temperature:g}."))
     if (model := way.by_book("model_entropy")) is not None:
@@ -63,7 +70,9 @@ def _repetition(demos: Demos) -> Examined:
     if value < LOOPS or value < data + MORE:
         return Examined(fine=(f"No loops: {said}.",))
     confidence = 0.4 if way.temperature < WARM else min(0.9, 0.6 + 0.5 * (value - data - MORE))
-    evidence = (Evidence(f"{said}.", _ladder(demos, "repetition")),)
+    rows = [Bar("held-out music", 100 * data), Bar("played", 100 * value, odd=True)]
+    chart = _ladder(demos, "repetition") or pictures.bars("n-grams that return", rows, unit=" %")
+    evidence = (Evidence(f"{said}.", chart),)
     return Examined((Finding("repetition", round(confidence, 2), evidence, way.label),))
 
 
@@ -78,7 +87,11 @@ def _silence(demos: Demos) -> Examined:
         return Examined(fine=(f"The demos sound: {said}.",))
     confidence = min(0.95, 0.6 + 0.35 * (value - data))
     loud = "" if peak is None else f"; the loudest sample is at {peak:.3g} of full scale"
-    return Examined((Finding("silent_samples", round(confidence, 2), (Evidence(f"{said}{loud}."),), way.label),))
+    rows = [Bar("held-out music", 100 * data)] if demos.of_data("silence") is not None else []
+    played = [(item, item["metrics"].get("silence")) for item in way.items]
+    rows += [Bar(Path(str(item["file"])).name, 100 * share, odd=True) for item, share in played if share is not None]
+    evidence = Evidence(f"{said}{loud}.", pictures.bars("time that is silent", rows[:DRAWN], unit=" %"))
+    return Examined((Finding("silent_samples", round(confidence, 2), (evidence,), way.label),))
 
 
 def _ends(patient: Patient, demos: Demos) -> Examined:
@@ -92,12 +105,19 @@ def _ends(patient: Patient, demos: Demos) -> Examined:
     short = [length for length in lengths if length < AT_ONCE * asked]
     if ended and len(short) > len(way.items) / 2:
         said = f"{len(short)} of {len(way.items)} demos ({way.label}) end within {max(short):.2g} s of {asked:g} s"
-        return Examined((Finding("wrong_ends", 0.85, (Evidence(f"{said}."),), way.label),))
+        chart = _lengths(Bar("asked for", asked), lengths)
+        return Examined((Finding("wrong_ends", 0.85, (Evidence(f"{said}.", chart),), way.label),))
     longest = None if pack is None else pack.spec.seconds(int(np.quantile(pack.clips.frames, 0.95)))
     if longest and not ended and min(lengths) > NEVER * longest and way.temperature >= WARM:
         said = f"No demo of {min(lengths):.1f} s ({way.label}) ended; 95 % of the clips have {longest:.1f} s or less"
-        return Examined((Finding("wrong_ends", 0.6, (Evidence(f"{said}."),), way.label),))
+        chart = _lengths(Bar("95 % of the clips", longest), lengths)
+        return Examined((Finding("wrong_ends", 0.6, (Evidence(f"{said}.", chart),), way.label),))
     return Examined(fine=(f"{len(ended)} of {len(way.items)} demos ended by themselves, none at once.",))
+
+
+def _lengths(wanted: Bar, lengths: list[float]) -> str | None:
+    rows = [Bar(f"demo {number}", length, odd=True) for number, length in enumerate(lengths, 1)]
+    return pictures.bars("seconds", [wanted, *rows][:DRAWN])
 
 
 def _greedy(patient: Patient, demos: Demos) -> Examined:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
+from partimento.lab.doctor import pictures
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
+from partimento.lab.doctor.pictures import Bar
 from partimento.lab.doctor.weights.case import Case, by_weight, graded, named
 
 _FOLLOWED = ((0.1, 0.95), (0.3, 0.75), (0.45, 0.5), (0.6, 0.0))
@@ -39,8 +41,8 @@ def average(case: Case) -> Examined:
                 f"(optim.ema = {decay}, {step:,} steps)."
             )
     # Of the last two checkpoints: the average stood while the weights went.
-    went = [one for one, _ in seen if one.steps and one.steps[-1].length > 0]
-    stood = [one for one in went if one.steps[-1].average_moved is False]
+    went = [one for one, _ in seen if one.step is not None and one.step.length > 0]
+    stood = [one for one in went if one.step is not None and one.step.average_moved is False]
     if went and len(stood) > 0.8 * len(went):
         sure = max(sure, 0.95)
         told.append(f"Since the last checkpoint {len(went)} weights moved, and the averages of {len(stood)} did not.")
@@ -51,7 +53,11 @@ def average(case: Case) -> Examined:
         lowest = f"; the lowest cosine of a tensor is {cosine:.4f}"
         return Examined(fine=(f"The averaged weights follow: they are {apart:.2%} from the raw ones{lowest}.",))
     text = " ".join(told) + f" They are {apart:.1%} from the raw weights."
-    return Examined((Finding("ema_broken", sure, (Evidence(text),), "ema"),))
+    far = [way.distance / way.norm for _, way in seen if way.norm]
+    chart = by_weight(
+        "ema_broken", [max(one, 1e-6) for one in far], sure, y_label="distance of the average, share of the weight"
+    )
+    return Examined((Finding("ema_broken", sure, (Evidence(text, chart),), "ema"),))
 
 
 def turns(case: Case) -> Examined:
@@ -63,7 +69,7 @@ def turns(case: Case) -> Examined:
     seen = [
         (one, way, way.before, way.product)
         for one in case.sound
-        if one.trained and one.steps and (way := one.steps[-1]).before is not None and way.product is not None
+        if one.trained and (way := one.step) is not None and way.before is not None and way.product is not None
     ]
     after = math.sqrt(sum(way.length**2 for _, way, *_ in seen))
     ahead = math.sqrt(sum(length**2 for *_, length, _ in seen))
@@ -97,7 +103,8 @@ def position(case: Case) -> Examined:
         + (f" with {skipped:,} of them skipped" if skipped else "")
         + f", which is {made:,}. Weights, moments and position are not of one moment."
     )
-    return Examined((Finding("schedule_mismatch", 0.85, (Evidence(text),), case.snapshot.path.name),))
+    chart = pictures.bars("steps", [Bar("the checkpoint's, not skipped", made), Bar("the optimizer's", most, odd=True)])
+    return Examined((Finding("schedule_mismatch", 0.85, (Evidence(text, chart),), case.snapshot.path.name),))
 
 
 def _skipped(case: Case) -> int:

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 
 import torch
 
+from partimento.lab.doctor import pictures
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
 from partimento.lab.doctor.patient import Snapshot
+from partimento.lab.doctor.pictures import Bar
 from partimento.lab.doctor.weights.case import Case, by_weight, graded, named
 from partimento.lab.doctor.weights.profile import Moments, Momentum, Profile
 from partimento.lab.doctor.weights.rates import peak, way
@@ -30,6 +32,7 @@ MANY_STEPS = 16
 FEWEST = 16
 """Numbers of a gain whose spread is looked at."""
 COLD, EPSILON_RULES = 1e-6, 0.5
+PARTS = 12  # of a model that are drawn
 
 
 def rate(case: Case) -> Examined:
@@ -144,7 +147,7 @@ def spike(case: Case) -> Examined:
 
 def _leap(one: Profile) -> float | None:
     """Size of what the moments remember over that of the checkpoint before."""
-    before = one.roots[-1] if one.roots else 0.0
+    before = one.root_before
     if not before or one.books is not None or not one.trained or "cond" in one.name:
         return None
     if one.momentum is not None:
@@ -219,11 +222,13 @@ def _without(case: Case, weights: Sequence[Profile], who: str) -> Examined:
             f"steps: {kind}. They are {named([one.name for one in empty])}, in {_blocks(empty)}."
         )
         sure = 0.95 if any(len(one.shape) > 1 for one in empty) else 0.7
-        findings.append(Finding("layer_without_gradient", sure, (Evidence(text),), _blocks(empty)))
+        findings.append(
+            Finding("layer_without_gradient", sure, (Evidence(text, _drawn(trained, empty)),), _blocks(empty))
+        )
     elif partly:
         one, share = max(partly, key=lambda entry: entry[1])
         text = f"{share:.0%} of {one.name} never had a gradient in {steps:,} steps; that of the others is complete."
-        findings.append(Finding("layer_without_gradient", 0.45, (Evidence(text),), one.name))
+        findings.append(Finding("layer_without_gradient", 0.45, (Evidence(text, _drawn(trained, [one])),), one.name))
     return Examined(tuple(findings), tuple(fine))
 
 
@@ -241,12 +246,25 @@ def _excused(case: Case) -> set[str]:
 
 
 def _blocks(weights: Sequence[Profile]) -> str:
-    """The parts of the model that they belong to: "blocks.1", or the path above the name."""
-    found = dict.fromkeys(
-        match[0] if (match := re.match(r".*?\.\d+(?=\.)", one.name)) else one.name.rpartition(".")[0] or one.name
-        for one in weights
-    )
-    return named(found)
+    return named(dict.fromkeys(map(_block, weights)))
+
+
+def _block(one: Profile) -> str:
+    """The part of the model that it belongs to: "blocks.1", or the path above the name."""
+    found = re.match(r".*?\.\d+(?=\.)", one.name)
+    return found[0] if found else one.name.rpartition(".")[0] or one.name
+
+
+def _drawn(trained: Sequence[Profile], empty: Sequence[Profile]) -> str | None:
+    """By part of the model, the share of its numbers without a gradient; the worst parts of a large one."""
+    sizes: dict[str, list[int]] = {}
+    for one in trained:
+        size = sizes.setdefault(_block(one), [0, 0])
+        share = 1.0 if one in empty and one.moments is None else one.moments.zero if one.moments is not None else 0.0
+        size[0], size[1] = size[0] + one.numel, size[1] + round(share * one.numel)
+    rows = [Bar(part, 100 * none / every, odd=none == every) for part, (every, none) in sizes.items()]
+    shown = sorted(rows, key=lambda row: -row.value)[:PARTS]
+    return pictures.bars("numbers without a gradient, by part", [row for row in rows if row in shown], unit=" %")
 
 
 def _middle(values: Sequence[float]) -> float:

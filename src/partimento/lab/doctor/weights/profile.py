@@ -88,8 +88,8 @@ class Profile:
     momentum: Momentum | None = None
     spectrum: Spectrum | None = None
     books: rows.Books | None = None
-    steps: list[Step] = field(default_factory=list)
-    roots: list[float] = field(default_factory=list)
+    step: Step | None = None
+    root_before: float | None = None
     begun: float | None = None
     """Root mean square in the earliest checkpoint that was looked at."""
 
@@ -267,27 +267,26 @@ def _steps(
     before: Sequence[tuple[Tensors | None, Tensors | None, Tensors | None]],
     betas: tuple[float, float],
 ) -> None:
-    """The ways between checkpoints. `before` is from the oldest to the newest; `weight` comes after them."""
+    """The last way between checkpoints. `before` is from the oldest to the newest; `weight` comes after them."""
     name = found.name
-    places: list[tuple[Tensor, Tensor | None]] = []
-    for weights, optimizer, averages in before:
+    places: list[Tensor] = []
+    for weights, _, _ in before:
         if weights is None or weights.shapes.get(name) != found.shape:
             return
-        then = averages[name] if averages is not None and name in averages.shapes else None
-        places.append((torch.nan_to_num(weights[name].float()), then))
-        if (root := _root(optimizer, name, betas)) is not None:
-            found.roots.append(root)
+        places.append(torch.nan_to_num(weights[name].float()))
     if not places:
         return
-    found.begun = rms(places[0][0])
-    way_before: Tensor | None = None
-    for (one, old), (other, new) in zip(places, [*places[1:], (weight, average)], strict=True):
-        way = (other - one).flatten()
-        moved = None if old is None or new is None else not torch.equal(old, new)
-        product = None if way_before is None else float(way @ way_before)
-        length = None if way_before is None else float(torch.linalg.vector_norm(way_before))
-        found.steps.append(Step(float(torch.linalg.vector_norm(way)), length, product, moved))
-        way_before = way
+    found.begun = rms(places[0])
+    _, optimizer, averages = before[-1]
+    found.root_before = _root(optimizer, name, betas)
+    old = averages[name] if averages is not None and name in averages.shapes else None
+    moved = None if old is None or average is None else not torch.equal(old, average)
+    way = (weight - places[-1]).flatten()
+    product = length = None
+    if len(places) > 1:
+        way_before = (places[-1] - places[-2]).flatten()
+        product, length = float(way @ way_before), float(torch.linalg.vector_norm(way_before))
+    found.step = Step(float(torch.linalg.vector_norm(way)), length, product, moved)
 
 
 def _root(optimizer: Tensors | None, name: str, betas: tuple[float, float]) -> float | None:

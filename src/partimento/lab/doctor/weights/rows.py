@@ -13,8 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from partimento.keyed import torch_generator
+
 ALIKE = 1e-3
 """Rows that differ by less than this share of their length are one row twice."""
+LOOKS = 8
+"""Random directions along which rows are compared first."""
 LOUD = 10.0
 """A row that is this many times as long as the middle one of its book stands out."""
 
@@ -40,6 +44,8 @@ class Books:
     loud: list[dict[int, float]]
     untouched_rms: float | None
     """Root mean square of the rows that no step has touched, specials among them: they are as they were drawn."""
+    length_KV: list[list[float]]
+    """Of the row of each code."""
 
 
 def layouts(description: Mapping[str, Any]) -> dict[str, Layout]:
@@ -82,36 +88,42 @@ def read(weight_RD: Tensor, square_RD: Tensor | None, layout: Layout) -> Books:
     dead: list[list[int]] = []
     alike: list[list[list[int]]] = []
     loud: list[dict[int, float]] = []
+    length_KV: list[list[float]] = []
     for book in range(layout.books):
         codes = slice(book * layout.rows, book * layout.rows + layout.codes[book])
         length_V = length_R[codes]
         if touched_R is not None:
             dead.append((~touched_R[codes]).nonzero().flatten().tolist())
         alike.append(_alike(weight[codes], length_V))
+        length_KV.append(length_V.tolist())
         middle = float(length_V.median())
         out = (length_V > LOUD * middle).nonzero().flatten().tolist() if middle else []
         loud.append({code: float(length_V[code]) / middle for code in out})
     rms = None
     if touched_R is not None and int((~touched_R).sum()):
         rms = float(weight[~touched_R].square().mean().sqrt())
-    return Books(layout, dead if touched_R is not None else None, alike, loud, rms)
+    return Books(layout, dead if touched_R is not None else None, alike, loud, rms, length_KV)
 
 
 def _alike(weight_VD: Tensor, length_V: Tensor) -> list[list[int]]:
     """Groups of rows that are the same, ascending. Rows of zeros are none.
 
-    Equal rows are neighbours when sorted by their length; each is compared with the next four.
+    Equal rows are neighbours when sorted by their length; each is compared with the next four, and whole only where
+    their products with a few random directions agree: |<r, a - b>| <= |r| |a - b|.
     """
     order_V = length_V.argsort(stable=True)
     group = list(range(len(length_V)))
-    sorted_VD, sorted_V = weight_VD[order_V], length_V[order_V]
+    look_DP = torch.randn(weight_VD.shape[1], LOOKS, generator=torch_generator(0, "rows"))
+    look_VP = (weight_VD @ (look_DP / look_DP.norm(dim=0)))[order_V]
+    sorted_V = length_V[order_V]
     for step in range(1, min(5, len(order_V))):
-        far_V = (sorted_VD[step:] - sorted_VD[:-step]).norm(dim=1)
-        same = (far_V <= ALIKE * sorted_V[step:]) & (sorted_V[:-step] > 0)
-        for place in same.nonzero().flatten().tolist():
+        most_V = ALIKE * sorted_V[step:]
+        near_V = ((look_VP[step:] - look_VP[:-step]).abs() <= 1.01 * most_V[:, None]).all(dim=1)
+        for place in (near_V & (sorted_V[:-step] > 0)).nonzero().flatten().tolist():
             one, other = int(order_V[place]), int(order_V[place + step])
-            old, new = group[other], group[one]
-            group = [new if of == old else of for of in group]
+            if float((weight_VD[other] - weight_VD[one]).norm()) <= float(most_V[place]):
+                old, new = group[other], group[one]
+                group = [new if of == old else of for of in group]
     members: dict[int, list[int]] = {}
     for code, of in enumerate(group):
         members.setdefault(of, []).append(code)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from partimento.lab.doctor import pictures
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
 from partimento.lab.doctor.patient import HASHED, Snapshot
+from partimento.lab.doctor.pictures import Bar
 from partimento.lab.doctor.weights.case import Case, named
+
+CHECKPOINTS = 8  # or tensors, that are drawn
 
 
 def torn(snapshots: list[Snapshot], newest: Snapshot | None) -> Examined:
     """Of those whose state cannot be read, and of the newest whole one, of which every file is hashed."""
     findings = [
-        Finding("torn_checkpoint", 0.95, (Evidence(f"{one.path.name} cannot be read: {one.why}."),), one.path.name)
+        Finding("torn_checkpoint", 0.95, (_unreadable(one, snapshots),), one.path.name)
         for one in snapshots
         if one.state is None
     ]
@@ -22,14 +28,31 @@ def torn(snapshots: list[Snapshot], newest: Snapshot | None) -> Examined:
         return Examined(tuple(findings), missing=(f"Hashes: {where} has {size}, and was read without hashing it.",))
     if newest.damage is not None:
         told = f"{where} is not what was written: {newest.damage}."
-        return Examined((*findings, Finding("torn_checkpoint", 0.97, (Evidence(told),), where)))
+        return Examined((*findings, Finding("torn_checkpoint", 0.97, (Evidence(told, _files(newest)),), where)))
     lacking = _lacking(newest)
     if lacking:
         told = f"{where} has no part {' and no part '.join(lacking)}, and its configuration asks for it."
-        return Examined((*findings, Finding("torn_checkpoint", 0.8, (Evidence(told),), where)))
+        parts = [Bar(part, 0.0, odd=True) for part in lacking]
+        return Examined((*findings, Finding("torn_checkpoint", 0.8, (Evidence(told, _files(newest, parts)),), where)))
     number = sum(map(len, newest.files.values()))
     files = f"{number} files of tensors" if number != 1 else "file of tensors"
     return Examined(tuple(findings), fine=(f"The {files} of {where} match their hashes, and no part is missing.",))
+
+
+def _unreadable(one: Snapshot, snapshots: list[Snapshot]) -> Evidence:
+    rows = [Bar(each.path.name, each.bytes / 1e6, odd=each.state is None) for each in snapshots[-CHECKPOINTS:]]
+    chart = pictures.bars("MB of tensors, by checkpoint", rows)
+    return Evidence(f"{one.path.name} cannot be read: {one.why}.", chart)
+
+
+def _files(one: Snapshot, lacking: Sequence[Bar] = ()) -> str | None:
+    """What lies there by file, with those that the damage names marked."""
+    rows = [
+        Bar(file.name, file.stat().st_size / 1e6 if file.is_file() else 0.0, odd=file.name in (one.damage or ""))
+        for files in one.files.values()
+        for file in files
+    ]
+    return pictures.bars(f"MB, by file of {one.path.name}", [*rows, *lacking])
 
 
 def _lacking(snapshot: Snapshot) -> list[str]:
@@ -57,7 +80,12 @@ def finite(case: Case) -> Examined:
     evidence = tuple(
         Evidence(
             f"{sum(count for _, count in entries):,} numbers of the part {part} are not finite, in {len(entries)} of "
-            f"{len(case.weights)} tensors: {named([one.name for one, _ in entries])}."
+            f"{len(case.weights)} tensors: {named([one.name for one, _ in entries])}.",
+            pictures.bars(
+                f"share of the numbers that are none, part {part}",
+                [Bar(one.name, 100 * count / one.numel, odd=True) for one, count in entries[:CHECKPOINTS]],
+                unit=" %",
+            ),
         )
         for part, entries in parts.items()
     )

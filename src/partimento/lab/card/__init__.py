@@ -1,0 +1,5 @@
+"""A trained model as a directory that is ready for a model hub: weights, configuration, card, report."""
+
+from partimento.lab.card.publish import publish
+
+__all__ = ["publish"]

@@ -1,0 +1,115 @@
+"""How to load and play each kind of export: a few lines of Python that work, and the same on the command line."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from partimento.codecs.pretrained import SHORT
+from partimento.codecs.resident import RESIDENTS
+from partimento.runs import hub, playable
+from partimento.tokens.text import Words
+
+
+@dataclass(frozen=True)
+class Usage:
+    """`python` and `shell` are whole programs, with the directory's name where it is meant; `apart` says what they need
+    that is not in the directory."""
+
+    python: str
+    shell: str | None
+    apart: tuple[str, ...] = ()
+
+
+def usage(folder: Path, name: str, family: str, layout: str, config: Mapping[str, Any]) -> Usage:
+    """Of the export in `folder`, which will be called `name`."""
+    if layout != "partimento":
+        return _theirs(folder, name, layout)
+    match family:
+        case "codec":
+            return _codec(name)
+        case "restore":
+            return _restore(name)
+    return _player(folder, name, config)
+
+
+def _player(folder: Path, name: str, config: Mapping[str, Any]) -> Usage:
+    told = playable.read(folder).description
+    options, flags = {}, []
+    words = _words(told, config)
+    if words.tags:
+        options["tags"], flags = list(words.tags), ["--tags", ",".join(words.tags)]
+    if words.text:
+        options["prompt"], flags = words.text, [*flags, "--prompt", words.text]
+    options["seconds"] = 5
+    codec, apart = str(told["spec"]["codec"]), []
+    if codec not in RESIDENTS and codec not in SHORT and (not hub.is_name(codec) or Path(codec).exists()):
+        apart.append(
+            f"The codec {Path(codec).name!r} is not a part of this directory, nor of the package: give its folder, "
+            'codec="FOLDER" in Python or --codec FOLDER on the command line.'
+        )
+    if "mixture" in told:
+        base = told["base"]
+        apart.append(
+            f"The backbone {base.get('name') or Path(base['folder']).name!r} is not a part of this directory; its "
+            f"weights have the sha256 {base['sha256'][:16]}..., and are looked for where they were in the training."
+        )
+    arguments = "".join(f", {key}={_literal(value)}" for key, value in options.items())
+    python = (
+        "import partimento\n\n"
+        f"made = partimento.sample({_literal(name)}, \"played\"{arguments})\n"
+        'print(made[0]["file"], made[0]["seconds"])'
+    )
+    shell = f"partimento sample {shlex.join([name, '--to', 'played', '--seconds', '5', *flags])}"
+    return Usage(python, shell, tuple(apart))
+
+
+def _words(told: Mapping[str, Any], config: Mapping[str, Any]) -> Words:
+    """Something that the model knows: a prompt of its demos, else a tag of its own."""
+    prompts = [str(prompt) for prompt in config.get("demo", {}).get("prompts") or [] if str(prompt).strip()]
+    tags = told["words"].get("tags") or []
+    if prompts:
+        return Words.parse(prompts[0])
+    return Words((str(tags[0]),), "") if tags else Words((), "")
+
+
+def _restore(name: str) -> Usage:
+    python = (
+        "from partimento.play.restoring import restore\n\n"
+        f'made = restore({_literal(name)}, ["recording.wav"], "restored")\n'
+        "print(made[0].file)"
+    )
+    return Usage(python, f"partimento restore {shlex.quote(name)} recording.wav --to restored")
+
+
+def _codec(name: str) -> Usage:
+    python = (
+        "from partimento.audio.files import read, resample\n"
+        "from partimento.codecs.codec import decode_whole, encode_whole, open_codec\n\n"
+        f"sound, codec = read(\"recording.wav\"), open_codec({_literal(name)})\n"
+        "wave_1N = resample(sound.wave_CN[:1], sound.sample_rate, codec.spec.sample_rate)\n"
+        "heard_1N = decode_whole(codec, encode_whole(codec, wave_1N), wave_1N.shape[1])"
+    )
+    return Usage(python, f"partimento codec check recording.wav --codec {shlex.quote(name)}")
+
+
+def _theirs(folder: Path, name: str, layout: str) -> Usage:
+    apart = ("It gives codes; the codec that they are of turns them into sound.",)
+    if layout == "nari":
+        return Usage(f"from dia.model import Dia\n\nmodel = Dia.from_pretrained({_literal(name)})", None, apart)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kind = (config.get("architectures") or ["AutoModel"])[0]
+    if "auto_map" in config:
+        kind, more = "AutoModelForCausalLM", ", trust_remote_code=True"
+    else:
+        more = ""
+    python = f"from transformers import {kind}\n\nmodel = {kind}.from_pretrained({_literal(name)}{more})"
+    return Usage(python, None, apart)
+
+
+def _literal(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
