@@ -20,7 +20,7 @@ _CALLS = {
     "demo": "partimento.road",
     "doctor": "partimento.lab.doctor.doctor",
     "encode": "partimento.codecs.encode",
-    "export_weights": "partimento.training.publish",
+    "export_weights": "partimento.lab.card",
     "import_weights": "partimento.runs.foreign",
     "load_config": "partimento.config",
     "log": "partimento.lab.logbook.logbook",
@@ -37,7 +37,7 @@ _CALLS = {
     "train": "partimento.training.engine",
     "watch": "partimento.lab.watching.live",
 }
-_NAMES = {"import_weights": "import_foreign", "load_config": "load"}
+_NAMES = {"import_weights": "import_foreign", "load_config": "load", "export_weights": "publish"}
 
 __all__ = ["__version__", *_CALLS]
 

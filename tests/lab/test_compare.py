@@ -15,6 +15,7 @@ from partimento.lab.compared.cells import Cell
 from partimento.lab.compared.compare import compare
 from partimento.lab.compared.pairs import pairs
 from partimento.runs import judged
+from partimento.runs.events import EventLog
 from partimento.runs.run import Run
 
 
@@ -198,3 +199,23 @@ def test_page_tables_and_document(tmp_path):
     text = (tmp_path / "c.md").read_text()
     assert "## Lr 0.002 against lr 0.001" in text and "```\nit\n```" in text
     assert all(len(line) <= 120 for line in text.splitlines() if line[:1] != "|")
+
+
+def test_what_is_the_same_in_every_run_stands_in_no_column(tmp_path):
+    runs = [make(tmp_path, "a"), make(tmp_path, "b", adds=9.0, optim__lr=0.1)]
+    found = compare(runs, docs=tmp_path / "page.md")
+    assert found.alike["skipped"] == 0 and "skipped" not in found.varied and "score" in found.varied
+    page = (tmp_path / "page.md").read_text()
+    assert "The same in every run:" in page and "| skipped |" not in page
+
+
+def test_models_that_are_no_better_than_counting_are_called_so(tmp_path):
+    runs = [make(tmp_path, "a", seeds=0.0), make(tmp_path, "b", seeds=0.0, adds=-300.0, optim__lr=0.1)]
+    assert not any("counting" in note for note in compare(runs).notes)  # nobody counted
+    for run in runs:
+        EventLog(run / "events.jsonl").append("baseline", 0, bigram_bits_per_second=850.0)
+    (note,) = [note for note in compare(runs).notes if "counting" in note]
+    assert "no cell" not in note and note.startswith(compare(runs).cells[0].name)
+    for run in runs:
+        EventLog(run / "events.jsonl").append("baseline", 0, bigram_bits_per_second=400.0)
+    assert any(note.startswith("no cell is better than counting") for note in compare(runs).notes)

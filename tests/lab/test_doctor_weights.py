@@ -216,10 +216,17 @@ def test_a_block_without_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "8 of 19" in found.evidence[0].text
 
 
-def test_codes_that_never_occur(tmp_path: Path) -> None:
-    found = first(train(tmp_path, used=12).path)
-    assert found.disease == "dead_codes" and found.where == "embedding, books 1, 2, 3"
-    assert "4 of 16 codes" in found.evidence[0].text and "12, 13, 14, 15" in found.evidence[0].text
+def test_codes_that_no_clip_has_are_no_disease_and_without_the_pack_nobody_knows(tmp_path: Path) -> None:
+    """(Codes that the pack has and training never showed are planted in tests/faults/ward/weights.py.)"""
+    run = train(tmp_path, used=12)
+    found = examined(run.path)
+    assert "dead_codes" not in {one.disease for one in found.findings}
+    (told,) = [line for line in found.fine if "4 of 16 codes" in line]
+    assert "12, 13, 14, 15" in told and "in no training clip, nor any held-out one" in told
+    shutil.move(tmp_path / "pack12", tmp_path / "gone")
+    (one,) = [one for one in examined(run.path).findings if one.disease == "dead_codes"]
+    assert one.where == "embedding, books 1, 2, 3" and 0.2 < one.confidence < LIKELY
+    assert "4 of 16 codes" in one.evidence[0].text and "is not known" in one.evidence[1].text
 
 
 def test_rows_that_are_copies(run: Run) -> None:
@@ -343,5 +350,5 @@ def test_adapters_beside_frozen_weights_are_well(tmp_path: Path, monkeypatch: py
     plan = {"steps": 24, "save_every": 8, "valid_every": 24, "valid_items": 2, "log_every": 24}
     asked = mot_toy.config(pack, llama, train=plan, demo={"temperatures": []}, model={"experts": "lora"})
     found = examined(engine.train(asked, runs=tmp_path / "runs").path)
-    assert not names(found) - {"dead_codes"}  # the toy's pack has 12 of 16 codes
+    assert not names(found)
     assert any("trained tensors has had gradients" in line for line in found.fine)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+from compare_fakes import make
 from lab_fakes import finish_run
 
 from partimento.errors import PartimentoError
-from partimento.lab.logbook import diagnosed, pages
+from partimento.lab.logbook import entry, pages, trials
 from partimento.lab.logbook.blocks import Block, Hand
+from partimento.lab.logbook.diagnosed import diagnosed
 from partimento.lab.logbook.drawings import standalone
 from partimento.lab.logbook.gather import commits, experiments, nearest
 from partimento.lab.logbook.html import html
@@ -29,7 +33,7 @@ TODAY = datetime.date.today()
 def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with two runs that differ in their dropout; the working directory is no repository."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(diagnosed, "DOCTOR", "partimento.lab.no_such_doctor")  # it has tests of its own
+    monkeypatch.setattr(entry, "diagnosed", lambda path: ["Nothing is wrong."])  # the doctor has tests of its own
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     made = finish_run(tmp_path / "runs")
     other = Run.create(
@@ -235,6 +239,33 @@ def test_neither_a_day_nor_a_run(two: Path) -> None:
         assert caught.value.code == "LAB093"
 
 
-def test_what_the_doctor_could_not_do_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosed, "DOCTOR", "partimento.lab.no_such_doctor")
-    assert "no doctor" in diagnosed.diagnosed(Path("x"))[0]
+def test_the_doctors_lines_and_what_it_could_not_do(tmp_path: Path) -> None:
+    said, *found = diagnosed(finish_run(tmp_path / "runs").path)
+    assert said.endswith(".") and all(re.search(r"\(\d+ %", line) for line in found)
+    (line,) = diagnosed(tmp_path / "nothing")
+    assert "could not be examined" in line and "DOC001" in line
+
+
+def test_the_runs_of_an_ablation_are_one_section_with_its_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trials, "diagnosed", lambda path: ["Nothing is wrong."])
+    for seed in range(2):
+        for name, lr in (("low", 0.1), ("high", 0.2)):
+            make(tmp_path / "runs" / "rates", f"{name}_{seed}", seed=seed, adds=100 * lr, optim__lr=lr)
+    asked = {"config": "c.toml", "changes": ["a.b=1"], "vary": ["optim.lr=0.1,0.2"], "seeds": 3, "hypothesis": "less"}
+    planned = [{"run": f"{name}_{seed}"} for name in ("low", "high") for seed in range(3)]
+    (tmp_path / "runs" / "rates" / "ablation.json").write_text(json.dumps({**asked, "runs": planned}))
+    page = log(None, "runs", "log").pages[0].read_text()
+    assert "1 ablation of 4 runs;" in page and page.count("\n### ") == 1
+    assert "**Status:** 4 of 6 runs finished, 2 not begun" in page
+    assert "--vary optim.lr=0.1,0.2" in page and "--hypothesis less" in page and "lowest: lr 0.1" in page
+    assert "| lr 0.1 | 2 |" in page and re.search(r"lr 0.. against lr 0..", page) and "- all 4 runs: Nothing is wrong." in page
+    drawn = [re.sub(r"\s+", " ", path.read_text()) for path in (tmp_path / "log" / "pictures").iterdir()]
+    for text in drawn:
+        ElementTree.fromstring(text)  # browsers show nothing of a picture that is not well-formed
+    assert any("lr 0.1</text></svg>" in text or "lr 0.2</text></svg>" in text for text in drawn)  # the legend
+    (tmp_path / "runs" / "rates" / "ablation.json").write_text("{")
+    again = log(None, "runs", "log").pages[0].read_text()
+    assert "not known: ablation.json cannot be read" in again

@@ -19,6 +19,7 @@ IN_A_QUEUE = ("partition", "hours", "sbatch")
 @click.option("--vary", multiple=True, required=True, metavar="SECTION.KEY=A,B,C", help="What varies; TOML or words.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each cell.")
 @click.option("--budget", metavar="STEPS|MINUTES", help="Of each run: 2000, or 30min; the configuration's by default.")
+@click.option("--hypothesis", metavar="TEXT", help="What is expected, and why; for the log and the reports.")
 @click.option("--to", "root", type=PATH, help="Folder that keeps everything; ablations/CONFIG by default.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Runs at a time; a GPU each, or one.")
 @click.option(
@@ -37,6 +38,7 @@ def command(
     vary: tuple[str, ...],
     seeds: int,
     budget: str | None,
+    hypothesis: str | None,
     root: Path | None,
     jobs: int | None,
     submit: str | None,
@@ -67,6 +69,7 @@ def command(
             vary=vary,
             seeds=seeds,
             budget=budget,
+            hypothesis=hypothesis,
             to=root,
             jobs=jobs,
             submit=submit,

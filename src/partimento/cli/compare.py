@@ -51,5 +51,6 @@ def told(found: object) -> str:
 
     assert isinstance(found, Comparison)
     head, rows = text.table_of(found)
-    parts = [table(head, [list(row) for row in rows]), "\n".join(text.verdicts(found)) or "one cell: no pair"]
+    made = "\n".join(filter(None, [table(head, [list(row) for row in rows]).rstrip(), text.alike(found)]))
+    parts = [made, "\n".join(text.verdicts(found)) or "one cell: no pair"]
     return "\n\n".join([*parts, text.holm(found)]).rstrip()

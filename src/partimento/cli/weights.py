@@ -10,6 +10,7 @@ import click
 from partimento.cli.terminal import json_option, lines, progress, quiet_option, result
 
 if TYPE_CHECKING:
+    from partimento.runs.exported import Exported
     from partimento.runs.published import Published
 
 PATH = click.Path(path_type=Path)
@@ -45,7 +46,18 @@ def import_(path: Path, folder: Path, generation: str | None, quiet: bool, as_js
 @click.argument("folder", type=PATH)
 @json_option
 def inspect(folder: Path, as_json: bool) -> None:
-    """Say what the weights in FOLDER are, once every file was verified."""
+    """Say what the weights in FOLDER are, once every file was verified.
+
+    FOLDER is also the name of an export on the hub, once `hf download` has fetched it.
+    """
+    from partimento.runs import exported
+
+    folder = exported.located(folder)
+    if (folder / exported.RECORD).is_file():
+        found_here = exported.read(folder)
+        exported.verify(found_here)
+        _exported(found_here, as_json)
+        return
     if (folder / "card.json").is_file():
         values = _restorer(folder)
         result(values, as_json, lines({name: value for name, value in values.items() if name != "card"}))
@@ -73,6 +85,7 @@ def inspect(folder: Path, as_json: bool) -> None:
     help="partimento starts other trainings, transformers is what from_pretrained loads.",
 )
 @click.option("--weights", type=click.Choice(["ema", "raw"]), default="ema", show_default=True, help="Of a run.")
+@click.option("--licence", metavar="NAME", help="That you give the weights, as the hub names it: cc-by-4.0.")
 @quiet_option
 @json_option
 def export(
@@ -80,23 +93,116 @@ def export(
     folder: Path,
     layout: Literal["partimento", "transformers", "nari"],
     weights: Literal["ema", "raw"],
+    licence: str | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Write the weights of SOURCE, a run or a folder of weights, for other trainings or other programs.
+    """Write SOURCE, a run or a folder of weights, as a directory that is ready for a model hub.
+
+    Of a run: weights, configuration, report.html, and the card README.md with what it was trained on, licences, figures
+    with intervals, and how to load it. Given the same weights again, only the documents are written anew; a README.md
+    that was edited stays. The directory, or its name on the hub once `hf download` has it, goes wherever weights do.
 
     Of a run it is the best checkpoint (else the newest): of the family dia with its adapters merged into the weights,
     of restore in half precision with a card. Of the family mot nothing is merged: it is what was trained beside the
     backbone, for model.weights; --as transformers writes backbone and experts side by side in one directory, of flat
     grids.
     """
-    from partimento.training.publish import export_weights
+    from partimento.lab.card import publish
 
     with progress(quiet) as display:
-        values = export_weights(source, folder, layout=layout, weights=weights, progress=display)
+        values = publish(source, folder, layout=layout, weights=weights, licence=licence, progress=display)
     origin = values["source"]
     shown = {**values, "source": ", ".join(origin[name] for name in ("name", "run", "checkpoint") if name in origin)}
+    del shown["notes"]
     result(values, as_json, lines(shown))
+
+
+def _exported(found: Exported, as_json: bool) -> None:
+    """The main facts of its card, and what its weights say of themselves."""
+    from partimento.runs import exported
+
+    inner, more = _inner(found)
+    edited = exported.edited(found)
+    values = {**inner, "source": found.source, "card": found.card, "layout": found.layout, "edited": edited}
+    card = found.card
+    data, metrics = card.get("data") or {}, card.get("metrics") or []
+    train = (data.get("splits") or {}).get("train")
+    shown = {
+        "what": card.get("what"),
+        "family": found.family,
+        "layout": found.layout,
+        "from": ", ".join(str(found.source.get(name)) for name in ("run", "checkpoint", "weights")),
+        "licence": card.get("licence") or "not said",
+        "trained on": f"{data.get('name')}, fingerprint {str(data.get('fingerprint'))[:16]}",
+        "amount": f"{train['hours']:.2f} hours, {train['clips']:,} clips"
+        if train
+        else f"unknown: {data.get('unknown')}",
+        "held out": "; ".join(map(_metric, metrics)) or "unknown: " + " ".join(card.get("unmeasured") or []),
+        "doctor": (card.get("doctor") or ["did not look"])[0],
+        "documents": ", ".join(f"{name} {what}" for name, what in edited.items()) or "as they were written",
+    }
+    known = {name: value for name, value in inner.items() if name not in (*shown, "facts", "card", "description")}
+    known.pop("experts_from", None)
+    result(values, as_json, lines({**shown, **known}) + more)
+
+
+def _inner(found: Exported) -> tuple[dict[str, Any], str]:
+    """What the weights say, whoever exported them; and text that goes below."""
+    folder = found.folder
+    if found.layout != "partimento":
+        call = "from_pretrained(FOLDER, trust_remote_code=True)" if found.family == "mot" else "from_pretrained(FOLDER)"
+        name = "AutoModelForCausalLM." if found.family == "mot" else ""
+        parameters = found.card.get("parameters")
+        return {"folder": str(folder), "parameters": parameters, "loaded by": f"{name}{call} of {found.layout}"}, ""
+    if found.family == "codec":
+        return _codec(folder), ""
+    if found.family == "restore":
+        return _restorer(folder), ""
+    if found.family == "mot":
+        values = _adapter(folder)
+        return values, _experts(values["experts_from"])
+    if found.family == "dia":
+        from partimento.runs import published
+
+        inside = published.read(folder)
+        return {**_summary(inside), "facts": inside.facts.model_dump(mode="json")}, ""
+    from partimento.runs import playable
+
+    told = playable.read(folder)
+    decoder, spec = told.description["decoder"], told.description["spec"]
+    return {
+        "folder": str(folder),
+        "decoder": f"{decoder['layers']} x {decoder['width']}, {decoder['heads']} heads",
+        "codec": spec["codec"],
+        "delays": told.description["pattern"]["delays"],
+        "parameters": found.card.get("parameters"),
+        "sha256": told.sha256,
+    }, ""
+
+
+def _metric(one: dict[str, Any]) -> str:
+    mean = one.get("mean") or {}
+    unit = f" {one['unit']}" if one.get("unit") else ""
+    between = "" if mean.get("low") is None else f", 95 % of sources' means {mean['low']:.4g} to {mean['high']:.4g}"
+    return f"{one['type']} {one['value']:.5g}{unit}{between}"
+
+
+def _codec(folder: Path) -> dict[str, Any]:
+    from partimento.codecs.resident import read_network, spec_of
+
+    _, tensors, card = read_network(folder)
+    spec = spec_of(card)
+    rate = f"{float(spec.frame_rate):.4g} frames/s of {spec.sample_rate} Hz"
+    return {
+        "folder": str(folder),
+        "kind": "codec",
+        "name": card["name"],
+        "codes": f"{spec.codebooks} x {spec.cardinality}, {rate}",
+        "codes_sha256": spec.weights,
+        "parameters": sum(tensor.numel() for tensor in tensors.values()),
+        "sha256": card["weights_sha256"],
+    }
 
 
 def _adapter(folder: Path) -> dict[str, Any]:

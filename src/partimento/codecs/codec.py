@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -63,13 +62,14 @@ def open_codec(
     """The codec of this name, in this channel layout, with the first `books` books of each coded channel.
 
     `books` None is all books of the codec, and for EnCodec and Mimi the number that they are commonly used with.
-    `name` is one of: resident-44k (`codecs.resident.RESIDENTS`); a folder that `partimento codec export` or
-    `weights export` wrote (card.json), or the name of such an export on the hub, in its cache; a folder of a transformers checkpoint (config.json of dac, encodec or mimi); a short name (dac-44k,
-    `codecs.pretrained.SHORT`) or hub name (org/name), both opened from the hub cache and never downloaded;
-    module:function, a codec of your own.
+    `name` is one of: resident-44k (`codecs.resident.RESIDENTS`); a folder that `partimento codec export` or `weights
+    export` wrote (card.json), or the name of such an export on the hub, in its cache; a folder of a transformers
+    checkpoint (config.json of dac, encodec or mimi); a short name (dac-44k, `codecs.pretrained.SHORT`) or hub name
+    (org/name), both opened from the hub cache and never downloaded; module:function, a codec of your own.
 
-    Raises CODEC001 (unknown name), CODEC002, PUB001, PUB002 (an exported codec is damaged), CODEC003 and CODEC012 (layout or books that
-    cannot be), CODEC010 (no such device), CODEC013 to CODEC017 (pretrained checkpoints), PACK020 (module:function).
+    Raises CODEC001 (unknown name), CODEC002, PUB001, PUB002 (an exported codec is damaged), CODEC003 and CODEC012
+    (layout or books that cannot be), CODEC010 (no such device), CODEC013 to CODEC017 (pretrained checkpoints), PACK020
+    (module:function).
     """
     from partimento.codecs import pretrained
     from partimento.codecs.layout import lay_out

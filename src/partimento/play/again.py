@@ -59,8 +59,9 @@ def again(
 ) -> Again:
     """Play what `sample` (a file of `partimento sample`, or the JSON beside one) says of itself, and compare the audio.
 
-    `run` is the folder of the run, or what was exported of it and played this; runs/ID by default. What it played on from is looked for beside it, or is
-    `continue_from`. The new audio is kept in `to`, under a name of its own, if that is given.
+    `run` is the folder of the run, or what was exported of it and played this; runs/ID by default. What it played on
+    from is looked for beside it, or is `continue_from`. The new audio is kept in `to`, under a name of its own, if that
+    is given.
     Where the rounding of matrix products may depend on their shape (not in compiled steps on a CPU), the item is
     played as often at once as its batch had items.
 

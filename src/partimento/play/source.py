@@ -91,14 +91,15 @@ def open_source(
     progress: Progress,
 ) -> Source:
     """The best checkpoint of the run (the newest where none was validated), or the one that is named `step`. `run` is
-    also a folder that `partimento weights export` wrote, which has one set of weights, or its name on the hub, where the
-    local cache has it.
+    also a folder that `partimento weights export` wrote, which has one set of weights, or its name on the hub, where
+    the local cache has it.
 
     `compile` None compiles the steps where that takes seconds (on a CPU with a C++ compiler) and where it is needed
     (less than full precision).
 
-    Raises RUN001, PUB001 to PUB003 and WEIGHTS002 (an exported folder that was changed), SAMPLE032 (a run that plays no codes), CKPT... (nothing to play yet, damaged, without averaged
-    weights), TRAIN005 (no such device), PACK009 (the codec here is not the run's), CODEC... (it cannot be opened).
+    Raises RUN001, PUB001 to PUB003 and WEIGHTS002 (an exported folder that was changed), SAMPLE032 (a run that plays no
+    codes), CKPT... (nothing to play yet, damaged, without averaged weights), TRAIN005 (no such device), PACK009 (the
+    codec here is not the run's), CODEC... (it cannot be opened).
     """
     where = exported.located(run)
     if playable.is_one(where):

@@ -1,8 +1,8 @@
 """A directory that is ready for a model hub: what was exported, and its way back in.
 
-    partimento.json      what it is (family, layout, run, checkpoint), the main facts of its card, and the size and sha256
-                         of every file; written last
-    README.md            the card; report.html, ATTRIBUTION.tsv, .gitattributes beside it: documents
+    partimento.json      what it is (family, layout, run, checkpoint), the main facts of its card, size and sha256 of
+                         every file; written last
+    README.md            the card; report.html, training.json, ATTRIBUTION.tsv, .gitattributes beside it: documents
     everything else      what a program loads: weights, configuration, tokenizer
 
 Documents may be edited and removed by whoever has the directory, and it still loads. A file that is loaded must be the
@@ -24,7 +24,9 @@ from partimento.runs import hub
 
 RECORD = "partimento.json"
 SCHEMA = 1
-DOCUMENTS = ("README.md", "README.generated.md", "report.html", "ATTRIBUTION.tsv", ".gitattributes")
+DOCUMENTS = (
+    *("README.md", "README.generated.md", "report.html", "training.json", "ATTRIBUTION.tsv", ".gitattributes"),
+)
 HASHED_BY_READERS = ".safetensors"
 _MOST_RECORD_BYTES = 16 << 20
 
@@ -99,7 +101,10 @@ def read(folder: str | Path) -> Exported:
         tree = json.loads(file.read_text(encoding="utf-8"))
         if tree["schema"] != SCHEMA:
             raise ValueError(f"its schema is {tree['schema']!r}, and this version reads {SCHEMA}")
-        texts, trees = [tree["family"], tree["layout"]], [tree["source"], tree["card"], tree["files"], tree["documents"]]
+        texts, trees = (
+            [tree["family"], tree["layout"]],
+            [tree["source"], tree["card"], tree["files"], tree["documents"]],
+        )
         if not all(isinstance(one, str) for one in texts) or not all(isinstance(one, dict) for one in trees):
             raise ValueError("a part of it is of the wrong kind")
         for name, one in [*trees[2].items(), *trees[3].items()]:

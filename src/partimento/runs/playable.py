@@ -1,4 +1,4 @@
-"""A folder of weights that plays: what a checkpoint says of its player, beside the tensors, so that the run is not needed.
+"""A folder of weights that plays without its run: what a checkpoint says of its player, beside the tensors.
 
     player.json          the description of a player (`training.player`), the run that it is from, sha256 of the tensors
     model.safetensors    all of its weights

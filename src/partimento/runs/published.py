@@ -207,8 +207,8 @@ class Published:
 
 def read(folder: str | Path) -> Published:
     """Raises WEIGHTS001 (not a folder of weights, or one of another version), WEIGHTS002 (a file is missing or is not
-    what was written), PUB001, PUB002 (an export that was changed). `folder` may be the name of an export on the hub, in its
-    local cache. On the meta device, where models have no contents, `weights.json` is all that is read."""
+    what was written), PUB001, PUB002 (an export that was changed). `folder` may be the name of an export on the hub, in
+    its local cache. On the meta device, where models have no contents, `weights.json` is all that is read."""
     folder = exported.located(folder)
     record = _read_record(folder)
     files = {name: one.model_dump() for name, one in record.files.items()}

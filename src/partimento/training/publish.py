@@ -21,7 +21,7 @@ from partimento.training.ema import named_state
 from partimento.training.export import export_resident
 from partimento.training.mixtures import export_run
 from partimento.training.player import Player
-from partimento.training.restorer import export_restorer
+from partimento.training.restorer import export_restorer, read_folder
 
 Layout = Literal["partimento", "transformers", "nari"]
 
@@ -86,6 +86,7 @@ def _restorer(
     _require_ours(layout, f"{run.name} restores recordings, and no other program knows its network")
     card = export_restorer(run, to, weights=weights, licence=licence, progress=progress)
     told = {name: card[name] for name in ("parameters", "weights_bytes", "weights_sha256")}
+    told["tensors"] = len(read_folder(Path(to))[1])
     source = {"run": card["run"], "checkpoint": card["checkpoint"], "weights": weights}
     return {"to": str(to), "layout": layout, **told, "source": source}
 

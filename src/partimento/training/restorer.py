@@ -57,8 +57,9 @@ def load_restorer(
     """The restorer of a run (its best checkpoint, else its newest), or of a folder that `export_restorer` wrote; also
     by its name on the hub, where the local cache has it.
 
-    Raises PUB001 and PUB002 (an export that was changed), RESTORE001 (neither of the two), RESTORE002 (the folder is damaged), RUN001, CKPT001, CKPT003 (nothing saved
-    yet), CKPT004 (no averaged weights), TRAIN003 (written by another version).
+    Raises PUB001 and PUB002 (an export that was changed), RESTORE001 (neither of the two), RESTORE002 (the folder is
+    damaged), RUN001, CKPT001, CKPT003 (nothing saved yet), CKPT004 (no averaged weights), TRAIN003 (written by another
+    version).
     """
     source, progress = exported.located(source), progress or Quiet()
     if (source / CARD).is_file():

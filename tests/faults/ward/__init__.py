@@ -43,7 +43,7 @@ class Healthy:
 
 
 def planted() -> tuple[Planted, ...]:
-    return tuple(one for level in LEVELS for one in import_module(f"ward.{level}").PLANTED)
+    return tuple(one for name in ("logs", *LEVELS[1:]) for one in import_module(f"ward.{name}").PLANTED)
 
 
 def healthy() -> tuple[Healthy, ...]:

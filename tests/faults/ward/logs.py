@@ -140,20 +140,20 @@ def four_clips(folder: Path) -> Path:
 def attends_to_other_items(folder: Path) -> Path:
     """Batch and time are mistaken for one another."""
     right = attention.SelfAttention.forward
-    data = {"pack": str(toys.write_pack(folder / "pack", clips=30, tags=False, change=pastless))}
+    data = {"pack": str(toys.write_pack(folder / "pack", tags=False, change=pastless)), "window": 128}
     with toys.playing() as patch:
 
         def turned(self: Any, x_BSD: torch.Tensor, *rest: Any) -> torch.Tensor:
             return right(self, x_BSD.transpose(0, 1).contiguous(), *rest).transpose(0, 1)
 
         patch.setattr(attention.SelfAttention, "forward", turned)
-        return toys.train(folder, data=data, model={"pattern": "parallel"})
+        return toys.train(folder, steps=150, data=data, model={"pattern": "parallel"}, optim={"batch": 16})
 
 
 def pastless(codes_TK: toys.Codes, rng: np.random.Generator, clip: int) -> toys.Codes:
-    """Without what a row of these codes says of the rows before it: book 3 follows the book before it alone."""
-    third = (codes_TK[:, 1] + rng.integers(0, 3, len(codes_TK))) % toys.V
-    return np.stack([codes_TK[:, 0], codes_TK[:, 1], third], axis=1)
+    """Books 2 and 3 say what book 1 says: a row tells nothing of the rows before it, and is no name of its own place."""
+    first = codes_TK[:, 0]
+    return np.stack([first, (5 * first + 7) % toys.V, (3 * first + 1) % toys.V], axis=1)
 
 
 def adversary_wins(folder: Path) -> Path:
@@ -229,9 +229,8 @@ def rate_times_100(folder: Path) -> Path:
     return given_up(folder, lambda: toys.train(folder, optim={"lr": 0.5}))
 
 
-def restorer_times_100(folder: Path) -> Path:
-    plan = {"adversary": {"start": None}, "optim": {"lr": 0.1}, "train": {"log_every": 2}}
-    return given_up(folder, lambda: toys.train(folder, "restore", steps=60, **plan))
+def dia_times_100(folder: Path) -> Path:
+    return given_up(folder, lambda: toys.train(folder, "dia", steps=120, optim={"lr": 0.5}))
 
 
 def last_gradient_times_1000(folder: Path) -> Path:
@@ -262,13 +261,26 @@ def block_detached(folder: Path) -> Path:
 
 
 def drops_in_validation(folder: Path) -> Path:
+    def drop(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return x if self.training else torch.nn.functional.dropout(x, 0.5, training=True)
+
     with toys.playing() as patch:
-        patch.setattr(
-            decoder.Block,
-            "_drop",
-            lambda self, x: x if self.training else torch.nn.functional.dropout(x, 0.5, training=True),
-        )
-        return toys.train(folder)
+        patch.setattr(decoder.Block, "_drop", drop)
+        return toys.train(folder, steps=160, optim={"batch": 4})
+
+
+def smooths_in_validation(folder: Path) -> Path:
+    right = objective.code_loss
+    with toys.playing() as patch:
+
+        def smoothed(logits_BSKV: torch.Tensor, targets_BSK: torch.Tensor, V: int) -> Any:
+            found = right(logits_BSKV, targets_BSK, V)
+            even_BSK = -logits_BSKV.log_softmax(-1)[..., :V].mean(-1)
+            even_K = (even_BSK * (targets_BSK < V)).sum((0, 1))
+            return replace(found, code_sum_K=0.9 * found.code_sum_K + 0.1 * even_K)
+
+        patch.setattr(objective, "code_loss", smoothed)
+        return toys.train(folder, steps=100)
 
 
 def held_out_delayed_otherwise(folder: Path) -> Path:
@@ -280,7 +292,7 @@ def held_out_delayed_otherwise(folder: Path) -> Path:
                 grid_BSK[:, :, 1:] = grid_BSK[:, :, 1:].roll(1, dims=1)
                 self.valid[place] = replace(batch, grid_BSK=grid_BSK)
 
-    return toys.train(folder, task=Otherwise)
+    return toys.train(folder, steps=100, task=Otherwise)
 
 
 def sees_its_targets(folder: Path) -> Path:
@@ -294,7 +306,7 @@ def sees_its_targets(folder: Path) -> Path:
             return right(self, grid_BSK, *rest)
 
         patch.setattr(objective.CodesObjective, "forward", ahead)
-        return toys.train(folder)
+        return toys.train(folder, steps=100)
 
 
 def divided_by_half(folder: Path) -> Path:
@@ -327,7 +339,7 @@ PLANTED = (
     Planted("schedule_mismatch", "log", "The schedule begins anew after half of the steps.", schedule_begins_anew),
     Planted("schedule_mismatch", "log", "Items are counted twice.", counts_items_twice),
     Planted("rate_too_high", "log", "optim.lr times 100.", rate_times_100, ("divergence",)),
-    Planted("rate_too_high", "log", "optim.lr times 100, of a restorer.", restorer_times_100, ("divergence",)),
+    Planted("rate_too_high", "log", "optim.lr times 100, of a model that reads text.", dia_times_100, ("divergence",)),
     Planted(
         "gradient_spike", "log", "The gradient of the last step times 1000, without clip and guard.",
         last_gradient_times_1000,
@@ -335,6 +347,7 @@ PLANTED = (
     Planted("attention_scale", "log", "model.attention_scale = 1 with one head of 64.", scores_not_scaled),
     Planted("layer_without_gradient", "log", "The second block is detached, and the audit off.", block_detached),
     Planted("loss_of_other_targets", "log", "Dropout of one half in validation alone.", drops_in_validation),
+    Planted("loss_of_other_targets", "log", "Label smoothing of 0.1 in validation alone.", smooths_in_validation),
     Planted(
         "loss_of_other_targets", "log", "Books 2 and 3 of held-out windows are delayed by one more.",
         held_out_delayed_otherwise,

@@ -85,6 +85,7 @@ def ablate(
     vary: Sequence[str],
     seeds: int = 3,
     budget: str | None = None,
+    hypothesis: str | None = None,
     to: str | Path | None = None,
     jobs: int | None = None,
     submit: str | None = None,
@@ -96,11 +97,11 @@ def ablate(
 ) -> Ablation:
     """Train every combination of what varies (`vary`, "section.key=a,b,c") with seeds 0, 1, ..., and compare them.
 
-    `changes` hold for all. The folder `to` (ablations/NAME of the configuration) keeps everything: finished runs are
-    not repeated, interrupted and failed ones go on, more values or seeds add to it. `jobs` runs at a time, each a
-    process: by default one for each GPU, or one. `submit` "slurm" (or "local") puts what is not finished into a queue
-    as an array, and returns; `queue` are options of `training.slurm.submit_all`. With `dry_run` nothing is written or
-    trained.
+    `changes` hold for all; `hypothesis`, what is expected, goes into the log of every run. The folder `to`
+    (ablations/NAME of the configuration) keeps everything: finished runs are not repeated, interrupted and failed ones
+    go on, more values or seeds add to it. `jobs` runs at a time, each a process: by default one for each GPU, or one.
+    `submit` "slurm" (or "local") puts what is not finished into a queue as an array, and returns; `queue` are options
+    of `training.slurm.submit_all`. With `dry_run` nothing is written or trained.
 
     One failed run does not stop the others; it is in `failed`. Raises LAB074 (what varies), LAB075 (budget), LAB076
     (the folder holds runs of other settings), LAB077 (no run finished, and all failed), SYS003 (stopped; the same
@@ -116,13 +117,14 @@ def ablate(
     if dry_run:
         return made
     asked = {"config": str(config), "changes": list(changes), "vary": list(vary), "seeds": seeds, "budget": budget}
+    asked |= {"hypothesis": hypothesis} if hypothesis is not None else {}
     state.keep(root, planned, asked)
     left = [one for one in planned if where[one.name] != "finished"]
     if submit is not None and left:
-        made.jobs.update(_submitted(root, left, submit, **queue))
+        made.jobs.update(_submitted(root, left, submit, hypothesis, **queue))
         return made
     if left:
-        _train(made, left, jobs, progress)
+        _train(made, left, jobs, hypothesis, progress)
     made.status.update({one.name: state.status(root, one)[0] for one in planned})
     finished = [one for one in planned if made.status[one.name] == "finished"]
     if not finished:
@@ -178,12 +180,15 @@ def _hours(run: Path) -> float:
     return spent / 3600
 
 
-def arguments(root: Path, one: Planned) -> list[str]:
+def arguments(root: Path, one: Planned, hypothesis: str | None = None) -> list[str]:
     """`partimento train` of a planned run."""
-    return ["train", str(state.config_path(root, one)), "--run", one.name, "--runs", str(root), "--quiet"]
+    argv = ["train", str(state.config_path(root, one)), "--run", one.name, "--runs", str(root), "--quiet"]
+    return argv + (["--hypothesis", hypothesis] if hypothesis is not None else [])
 
 
-def _train(made: Ablation, left: Sequence[Planned], jobs: int | None, progress: Progress) -> None:
+def _train(
+    made: Ablation, left: Sequence[Planned], jobs: int | None, hypothesis: str | None, progress: Progress
+) -> None:
     gpus = _gpus(left[0].config.train.device)
     number = min(jobs or len(gpus) or 1, len(left))
     done, began = 0, time.monotonic()
@@ -199,7 +204,7 @@ def _train(made: Ablation, left: Sequence[Planned], jobs: int | None, progress: 
         progress.update(done, len(left), run=one.name, eta_seconds=round(rest))
 
     local = Local(made.root, number, gpus, told=told, note=progress.note)
-    local.all(left, lambda one: arguments(made.root, one))
+    local.all(left, lambda one: arguments(made.root, one, hypothesis))
     made.failed.update(local.failed)
 
 
@@ -215,11 +220,13 @@ def _gpus(device: str) -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def _submitted(root: Path, left: Sequence[Planned], cluster: str, **queue: Any) -> dict[str, str]:
+def _submitted(
+    root: Path, left: Sequence[Planned], cluster: str, hypothesis: str | None, **queue: Any
+) -> dict[str, str]:
     from partimento.training import slurm
 
     root = root.absolute()
-    work = [(arguments(root, one), one.name) for one in left]
+    work = [(arguments(root, one, hypothesis), one.name) for one in left]
     queue.setdefault("gpus", left[0].config.train.device != "cpu")
     made = slurm.submit_all(work, folder=root / "logs", cluster=cluster, **queue)
     return {one.run: str(one.job.job_id) for one in made}

@@ -83,7 +83,8 @@ class Data:
 def data_of(run: Run) -> Data:
     """From the record, and from the pack where the same one is still at its place."""
     record, settings = run.record, run.record["config"].get("data", {})
-    identity = record.get("identity") if isinstance(record.get("identity"), dict) else {}
+    found = record.get("identity")
+    identity: dict[str, Any] = found if isinstance(found, dict) else {}
     if settings.get("pack") is None:
         return _sound(settings, identity)
     name, fingerprint = Path(str(settings["pack"])).name, identity.get("fingerprint")

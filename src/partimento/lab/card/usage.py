@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ class Usage:
     apart: tuple[str, ...] = ()
 
 
-def usage(folder: Path, name: str, family: str, layout: str, config: Mapping[str, Any]) -> Usage:
-    """Of the export in `folder`, which will be called `name`."""
+def usage(
+    folder: Path, name: str, family: str, layout: str, config: Mapping[str, Any], tags: Sequence[str] = ()
+) -> Usage:
+    """Of the export in `folder`, which will be called `name`; `tags` of its data, the most frequent first."""
     if layout != "partimento":
         return _theirs(folder, name, layout)
     match family:
@@ -34,13 +36,14 @@ def usage(folder: Path, name: str, family: str, layout: str, config: Mapping[str
             return _codec(name)
         case "restore":
             return _restore(name)
-    return _player(folder, name, config)
+    return _player(folder, name, config, tags)
 
 
-def _player(folder: Path, name: str, config: Mapping[str, Any]) -> Usage:
+def _player(folder: Path, name: str, config: Mapping[str, Any], tags: Sequence[str]) -> Usage:
     told = playable.read(folder).description
-    options, flags = {}, []
-    words = _words(told, config)
+    options: dict[str, Any] = {}
+    flags: list[str] = []
+    words = _words(told, config, tags)
     if words.tags:
         options["tags"], flags = list(words.tags), ["--tags", ",".join(words.tags)]
     if words.text:
@@ -61,20 +64,22 @@ def _player(folder: Path, name: str, config: Mapping[str, Any]) -> Usage:
     arguments = "".join(f", {key}={_literal(value)}" for key, value in options.items())
     python = (
         "import partimento\n\n"
-        f"made = partimento.sample({_literal(name)}, \"played\"{arguments})\n"
+        f'made = partimento.sample({_literal(name)}, "played"{arguments})\n'
         'print(made[0]["file"], made[0]["seconds"])'
     )
     shell = f"partimento sample {shlex.join([name, '--to', 'played', '--seconds', '5', *flags])}"
     return Usage(python, shell, tuple(apart))
 
 
-def _words(told: Mapping[str, Any], config: Mapping[str, Any]) -> Words:
+def _words(told: Mapping[str, Any], config: Mapping[str, Any], frequent: Sequence[str]) -> Words:
     """Something that the model knows: a prompt of its demos, else a tag of its own."""
     prompts = [str(prompt) for prompt in config.get("demo", {}).get("prompts") or [] if str(prompt).strip()]
-    tags = told["words"].get("tags") or []
+    tags, knows_null = told["words"].get("tags") or [], told["null_share"] > 0 or told.get("null_trained")
     if prompts:
         return Words.parse(prompts[0])
-    return Words((str(tags[0]),), "") if tags else Words((), "")
+    if tags:
+        return Words((next((tag for tag in frequent if tag in tags), str(tags[0])),), "")
+    return Words((), "") if knows_null or told["words"]["kind"] == "tags" else Words((), "music")
 
 
 def _restore(name: str) -> Usage:
@@ -90,7 +95,7 @@ def _codec(name: str) -> Usage:
     python = (
         "from partimento.audio.files import read, resample\n"
         "from partimento.codecs.codec import decode_whole, encode_whole, open_codec\n\n"
-        f"sound, codec = read(\"recording.wav\"), open_codec({_literal(name)})\n"
+        f'sound, codec = read("recording.wav"), open_codec({_literal(name)})\n'
         "wave_1N = resample(sound.wave_CN[:1], sound.sample_rate, codec.spec.sample_rate)\n"
         "heard_1N = decode_whole(codec, encode_whole(codec, wave_1N), wave_1N.shape[1])"
     )

@@ -52,6 +52,23 @@ class Comparison:
             if (column.apart or not self.apart) and any(cell.figure(name) for cell in self.cells)
         ]
 
+    @property
+    def alike(self) -> dict[str, float]:
+        """Of those columns what is one and the same figure in every run, and known of every one."""
+        found = {}
+        for name in self.shown:
+            values = {one.figures.values.get(name) for cell in self.cells for one in cell.runs.values()}
+            value = values.pop() if len(values) == 1 else None
+            if value is not None:
+                found[name] = value
+        return found
+
+    @property
+    def varied(self) -> list[str]:
+        """The other ones."""
+        alike = self.alike
+        return [name for name in self.shown if name not in alike]
+
     def row(self, cell: Cell, name: str) -> tuple[float, float | None] | None:
         """Mean over the seeds and half of its 95 % interval; None where it was not logged."""
         found = cell.figure(name)
@@ -162,9 +179,25 @@ def _remarks(found: Comparison) -> list[str]:
         told.append(f"validated last at different steps: {', '.join(str(step) for step in sorted(ends, key=str))}")
     if found.apart:
         told.append("codecs or patterns differ, so only figures in units of the audio are shown side by side")
+    told += _floor(found)
     if len({one.figures.weights for one in runs}) > 1:
         told.append("some were judged with averaged weights, others with raw ones")
     return told
+
+
+def _floor(found: Comparison) -> list[str]:
+    """Which cells have learned less than what needs no model: what is between them says little then."""
+    floor = "input" if found.sound else "bigram"
+    under = []
+    for cell in found.cells:
+        score, known = found.row(cell, "score"), found.row(cell, floor)
+        if score is not None and known is not None and score[0] >= known[0]:
+            under.append(cell.name)
+    if not under:
+        return []
+    who = "no cell is" if len(under) == len(found.cells) else f"{', '.join(under)}: not"
+    what = "nearer to the target than the input itself" if found.sound else "better than counting pairs of codes"
+    return [f"{who} {what} ({floor}), so the differences are those of an early stage of learning"]
 
 
 def runs_csv(found: Comparison) -> str:

@@ -20,7 +20,7 @@ def document(found: Comparison, command: str | None = None) -> str:
     lines = [f"# {_title(found)}", ""]
     if command:
         lines += ["Written by its command:", "", "```", command, "```", ""]
-    lines += [*_setup(found), "", *_table(found), ""]
+    lines += [*setup(found), "", *_table(found), ""]
     for name, title in (("ce", "Nats a code by book, held out"), ("entropy", "Output entropy by book, nats")):
         if not found.sound and (books := text.books_of(found, name)):
             lines += [f"{title}:", "", *markdown(*books), ""]
@@ -53,7 +53,8 @@ def _title(found: Comparison) -> str:
     return "Compared: " + (", ".join(keys) if keys else "runs that differ in the seed alone")
 
 
-def _setup(found: Comparison) -> Iterator[str]:
+def setup(found: Comparison) -> Iterator[str]:
+    """What was trained, what varied, and what it was judged on, as paragraphs."""
     first = found.cells[0].first
     seeds = sorted({seed for cell in found.cells for seed in cell.runs})
     same = [f"{key} = {told(first.settings[key])}" for key in STATED if key in first.settings and key not in found.keys]
@@ -75,6 +76,9 @@ def _table(found: Comparison) -> Iterator[str]:
     yield "Means over the seeds with half of the 95 % interval (Student's t):"
     yield ""
     yield from markdown(*text.table_of(found))
+    if alike := text.alike(found):
+        yield ""
+        yield alike
 
 
 def _section(found: Comparison, pair: Pair) -> Iterator[str]:
@@ -87,7 +91,7 @@ def _section(found: Comparison, pair: Pair) -> Iterator[str]:
     named = columns(found.sound)
     by_name = {cell.name: cell for cell in found.cells}
     one, two = by_name[pair.first], by_name[pair.second]
-    shown = {name: named[name] for name in found.shown if name not in ("bigram", "input")}
+    shown = {name: named[name] for name in found.varied if name not in ("bigram", "input")}
     apart = differences(one, two, shown)
     if apart:
         yield ""

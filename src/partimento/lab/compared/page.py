@@ -42,8 +42,9 @@ def render(found: Comparison) -> str:
         pairs=[(pair, *_badge(pair), text.numbers(pair)) for pair in found.pairs],
         holm=text.holm(found),
         forest=forest(found.pairs),
-        figures=[figure for figure in (_held_out(found), _training(found), _by_book(found)) if figure is not None],
+        figures=[figure for figure in (held_out(found), _training(found), _by_book(found)) if figure is not None],
         table=text.table_of(found),
+        alike=text.alike(found),
         what=[(column.title, column.what) for name, column in columns(found.sound).items() if name in found.shown],
         books=[
             (title, made)
@@ -97,7 +98,7 @@ def forest(pairs: Sequence[Pair]) -> str | None:
         assert one.low is not None and one.high is not None
         y, colour = top + step * row + step / 2, "var(--blue)" if pair.decided else "var(--muted)"
         parts.append(
-            f'<text x="{left - 14}" y="{y + 4:.0f}" text-anchor="end" font-size="13" fill="var(--ink)">'
+            f'<text x="{left - 14}" y="{y + 4:.0f}" text-anchor="end" font-size="12" fill="var(--ink)">'
             f"{Markup.escape(_short(pair.title))}</text>"
             f'<line x1="{place(one.low):.1f}" x2="{place(one.high):.1f}" y1="{y}" y2="{y}" stroke="{colour}" '
             f'stroke-width="2.5"/><circle cx="{place(one.mean):.1f}" cy="{y}" r="5" fill="{colour}"/>'
@@ -113,7 +114,7 @@ def forest(pairs: Sequence[Pair]) -> str | None:
     return f"<svg {box}>{''.join(parts)}</svg>"
 
 
-def _short(title: str, most: int = 46) -> str:
+def _short(title: str, most: int = 44) -> str:
     return title if len(title) <= most else title[: most - 1] + "…"
 
 
@@ -162,7 +163,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if len(known) == len(values) else None
 
 
-def _held_out(found: Comparison) -> Figure:
+def held_out(found: Comparison) -> Figure:
+    """The curves of all cells in one drawing."""
     unit = NAME[found.cells[0].first.figures.score]
     title = f"Held-out {unit}"
     lines = _overlaid(found, "scores")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from partimento.lab.compared.cells import Cell
 from partimento.lab.compared.compare import Comparison
 from partimento.lab.compared.figures import columns
@@ -35,15 +37,23 @@ def holm(found: Comparison) -> str:
     return "Decided means: a p value under 0.05." if tested else ""
 
 
-def table_of(found: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: a row a cell, means over its seeds."""
+def table_of(found: Comparison, names: Collection[str] | None = None) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: a row a cell, means over its seeds; all columns that vary, or those among `names`."""
     named = columns(found.sound)
-    head = ["", "seeds", *(named[name].title for name in found.shown)]
+    shown = [name for name in found.varied if names is None or name in names]
+    head = ["", "seeds", *(named[name].title for name in shown)]
     rows = []
     for cell in found.cells:
-        values = [spread(found.row(cell, name), named[name].form) for name in found.shown]
+        values = [spread(found.row(cell, name), named[name].form) for name in shown]
         rows.append([cell.name, str(len(cell.runs)), *values])
     return head, rows
+
+
+def alike(found: Comparison) -> str:
+    """What stands in no table, since it is the same in every run; "" where nothing is."""
+    named = columns(found.sound)
+    rows = [f"{named[name].title} {value:{named[name].form}}" for name, value in found.alike.items()]
+    return f"The same in every run: {', '.join(rows)}." if rows else ""
 
 
 def books_of(found: Comparison, name: str) -> tuple[list[str], list[list[str]]] | None:

@@ -10,7 +10,7 @@ from partimento.lab.doctor import onset, pictures
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
 from partimento.lab.doctor.log import Log, Series
 from partimento.lab.doctor.patient import Patient
-from partimento.lab.doctor.robust import running
+from partimento.lab.doctor.robust import noise, running
 from partimento.runs.events import Event
 
 FEWEST = 8  # readings of a part of the curve, under which it has no level
@@ -40,7 +40,7 @@ def examine(patient: Patient) -> Examined:
     diverged, missing = _divergence(patient, name, loss)
     if diverged is not None:
         return Examined((diverged, *_recovered(log)), missing=missing)
-    spike = _spike(log, name, loss) or _skip(log)
+    spike = _spike(log, name, loss) or _jump(log, name, loss) or _skip(log)
     recovered = _recovered(log)
     found = tuple(one for one in (spike, *recovered) if one is not None)
     fine = (f"The {name} is on its lowest level: no divergence in {len(loss)} readings.",)
@@ -184,6 +184,35 @@ def _spike(log: Log, name: str, loss: Series) -> Finding | None:
         text += f" The gradient norm was {jumped[0]:.3g} there, where {usual_norm:.3g} is usual."
     chart = pictures.curve("late-spike", name, loss, marks=[step])
     return Finding("late_spike", 0.75 if also else 0.6, (Evidence(text, chart),), f"step {step:,.0f}")
+
+
+def _jump(log: Log, name: str, loss: Series) -> Finding | None:
+    """A late jump above the readings before it, of three readings or more, from which the curve comes back slowly: one
+    step has spoilt what many steps now learn again."""
+    best: tuple[float, Series, int] | None = None
+    for part in log.segments(loss):
+        if len(part) < 2 * AROUND + 3:
+            continue
+        places = np.arange(AROUND, len(part) - 3)
+        before = running(part.y, AROUND)[places - AROUND]
+        rise = np.min([part.y[places + later] for later in range(3)], axis=0) - before
+        top = int(np.argmax(rise))
+        others = rise[np.abs(places - places[top]) > AROUND]
+        usual = max(0.0, float(np.quantile(others, 0.995))) if len(others) else 0.0
+        level = float(before[top])
+        learned = float(np.median(loss.y[:3])) - level
+        least = max(SPIKE * noise(part.y), SPIKE_SHARE * max(abs(level), learned), ALONE * usual)
+        if rise[top] > least and part.x[places[top]] > LATE * loss.x[-1] and (best is None or rise[top] > best[0]):
+            best = (float(rise[top]), part, int(places[top]))
+    if best is None:
+        return None
+    _, part, place = best
+    level, step = float(np.median(part.y[place - AROUND : place])), float(part.x[place])
+    peak, end = float(part.y[place:].max()), float(np.median(part.y[-3:]))
+    text = f"In the readings up to step {step:,.0f} the {name} jumped from {level:.3g} to {peak:.3g}, and came back "
+    text += f"slowly: it ended at {end:.3g}, {part.x[-1] - step:,.0f} steps later."
+    chart = pictures.curve("late-jump", name, loss, marks=[step], levels=[("before", level)])
+    return Finding("late_spike", 0.65, (Evidence(text, chart),), f"step {step:,.0f}")
 
 
 def _over(part: Series) -> tuple[np.ndarray, float]:

@@ -6,6 +6,7 @@ put together here: what several of them found is one finding, and a consequence 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -111,10 +112,23 @@ def examine(patient: Patient, names: Sequence[str] = EXAMINERS) -> Diagnosis:
 def _examined(name: str, patient: Patient) -> Examined:
     look: Examine = import_module(f"partimento.lab.doctor.{name}").examine
     try:
-        return look(patient)
+        return spaced(look(patient))
     except PartimentoError as err:  # a file that cannot be read hides what it holds, and nothing else
         why = f": {err.why}" if err.why else ""
         return Examined(missing=(f"What {name} would show: {err.message} ({err.code}){why}.",))
+
+
+def spaced(seen: Examined) -> Examined:
+    """With one way to write percent, whatever the examiners' formats do."""
+    findings = [
+        replace(one, evidence=tuple(replace(told, text=_spaced(told.text)) for told in one.evidence))
+        for one in seen.findings
+    ]
+    return Examined(tuple(findings), tuple(map(_spaced, seen.fine)), tuple(map(_spaced, seen.missing)))
+
+
+def _spaced(line: str) -> str:
+    return re.sub(r"(?<=\d)%", " %", line)
 
 
 def ranked(findings: Sequence[Finding]) -> tuple[Finding, ...]:

@@ -22,7 +22,9 @@ AGAIN = 5.0  # epochs from which clips can be known by heart; under it, a gap is
 # By so many nats, and by such a share of the training loss, the two losses of one early moment may differ beyond what
 # counting differs between the two sets of clips. Chosen on real runs, whose excess stays under 0.15.
 EXCESS, EXCESS_SHARE = 0.25, 0.06
-FRESH = 2.0  # epochs up to which nothing is known by heart
+# Epochs up to which nothing is known by heart at the first validation; and up to which nothing came twice, so that the
+# later ones tell more: what one of two losses has in it shows only where the model has learned what it hides.
+FRESH, ONCE = 2.0, 1.0
 
 FROM_SCRATCH = (
     "That is no failure by itself in a training from scratch: a model that grows surer pays more nats for a code that "
@@ -118,26 +120,29 @@ def _floor(patient: Patient, name: str) -> list[tuple[str, float]]:
 
 
 def _other_targets(patient: Patient, both: Curves) -> Examined:
-    """Held-out against training loss of the raw weights, at the first validations, before anything is by heart."""
+    """Held-out against training loss of the raw weights, at an early validation, before anything is by heart."""
     log, inflated = patient.log, _inflated(patient)
     if inflated is not None:
         return Examined((inflated,))
     held, train = series(log.valid("raw"), "ce"), log.series("ce")
     if not len(held) or not len(train):
         return Examined(missing=("Whether both losses have the same targets: the log has no plain loss of both.",))
-    step = float(held.x[0])
-    near = train.between(step - max(20.0, 0.25 * step), step)
     total = trained.epochs(patient.record) if patient.record is not None else None
-    epochs = None if total is None or not log.step else total * step / log.step
-    if not len(near) or epochs is None:
+    each = None if total is None or not log.step else total / log.step
+    place = 0 if each is None else max(0, int((held.x * each <= ONCE).sum()) - 1)
+    step = float(held.x[place])
+    near = train.between(step - max(20.0, 0.25 * step), step)
+    if not len(near) or each is None:
         return Examined(missing=("Whether both losses have the same targets: epochs, or lines near, are missing.",))
-    if epochs > FRESH:
+    if (epochs := each * step) > FRESH:
         said = f"Whether both losses have the same targets: the first validation came after {epochs:.1f} epochs."
         return Examined(missing=(said,))
-    gap, level = float(held.y[0] - near.y[-3:].mean()), float(near.y[-3:].mean())
+    gap, level = float(held.y[place] - near.y[-3:].mean()), float(near.y[-3:].mean())
     allowed = _difference(patient)
     excess = gap - allowed
-    told = f"At step {step:,.0f}, after {epochs:.2f} epochs, held-out codes cost {held.y[0]:.3f} and training codes "
+    told = (
+        f"At step {step:,.0f}, after {epochs:.2f} epochs, held-out codes cost {held.y[place]:.3f} and training codes "
+    )
     told += f"{level:.3f} nats, by the same weights; counting differs by {allowed:.3f} between the two"
     if excess < max(EXCESS, EXCESS_SHARE * level):
         return Examined(fine=(f"{told}: both losses measure the same.",))

@@ -24,6 +24,8 @@ from partimento.tokens.pack import Pack
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from partimento.lab.doctor.data.seen import Seen
+
 HASHED = 6_000_000_000
 """Bytes of one checkpoint that are hashed at most: about five seconds' worth."""
 
@@ -258,6 +260,13 @@ class Patient:
     def pack_missing(self) -> str | None:
         """Why there is no pack."""
         return self._pack[1]
+
+    @functools.cached_property
+    def seen(self) -> Seen:
+        """One reading of the pack for all examiners."""
+        from partimento.lab.doctor.data.seen import Seen
+
+        return Seen(self)
 
     @functools.cached_property
     def sheets(self) -> list[tuple[Path, demos.Sheet]]:

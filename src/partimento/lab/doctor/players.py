@@ -40,7 +40,11 @@ def examine(patient: Patient) -> Examined:
         f"In {100 * share:.0f} % of the last {len(last)} readings the discriminator told recordings and what was made "
     )
     text += f"apart with ease (right about {100 * usual:.0f} %, mean scores more than {APART:g} apart)."
-    told = [Evidence(text, pictures.curve("players", "share that the discriminator is right about", right))]
+    told = [
+        Evidence(
+            text, pictures.curve("players", "share that the discriminator is right about", right, at_least=(0.0, 1.0))
+        )
+    ]
     told += [Evidence(f"Its alarm at step {alarm['step']:,}: {alarm['text']}.") for alarm in alarms[:1]]
     told += _pull(lines)
     confidence = 0.85 if share >= 0.8 else 0.6 if share >= MOST else 0.35

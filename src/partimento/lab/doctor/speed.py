@@ -51,7 +51,9 @@ def _stalls(log: Log) -> Examined:
         lost = cost * float(np.median(seconds.y)) * log.step
         text += f": about {lost / 60:,.0f} minutes of this run" if lost >= 120 else f": about {lost:,.0f} s of this run"
     confidence = 0.9 if cost > MOST else 0.7 if cost > WORTH else 0.4
-    chart = pictures.curve("stall", "share of the time that waits for data", log.series("data_wait"))
+    chart = pictures.curve(
+        "stall", "share of the time that waits for data", log.series("data_wait"), at_least=(0.0, 1.0)
+    )
     return Examined((Finding("data_stall", confidence, (Evidence(f"{text}.", chart),)),))
 
 

@@ -10,6 +10,7 @@ from partimento.lab.doctor import pictures
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
 from partimento.lab.doctor.log import Log, Series
 from partimento.lab.doctor.patient import Patient
+from partimento.lab.explainloss.judged import standing_of
 from partimento.training.stages import settings_at
 
 OVER = 2.0  # times the clip; as the alarm of the training
@@ -22,12 +23,15 @@ CLEAR, SURE = 30.0, 100.0
 # in steps doubles where the batch is the noise scale). Many good trainings have no more, and only pay in steps; with
 # FEW items a step, single items rule clip, guard and moments as well. Measured: 40 to 90 items on the band's loops.
 SMALL, TINY, FEW = 12.0, 50.0, 4
+# At random weights all codes are about as likely. What costs more than a guess, after it cost less, was made by steps
+# that were too large; where it has not got far from there at the end, nothing else was learned.
+WORSE, NOWHERE = 1.05, 0.97
 MIDDLE = (0.2, 0.8)  # of the run: at its end what is left of the gradient is small, and its noise scale large
 
 
 def examine(patient: Patient) -> Examined:
-    """Clipping on every step, and the gradient noise scale against the batch."""
-    seen = (_clipped(patient), _noise(patient))
+    """Clipping on every step, steps that made it worse than a guess, the gradient noise scale against the batch."""
+    seen = (_clipped(patient), _too_large(patient), _noise(patient))
     return Examined(
         tuple(one for part in seen for one in part.findings),
         tuple(text for part in seen for text in part.fine),
@@ -55,6 +59,24 @@ def _clipped(patient: Patient) -> Examined:
     confidence = 0.9 if times >= SURE else 0.65 if times >= CLEAR else 0.3
     chart = pictures.curve("clipped", "gradient norm", norms, levels=[("clip", clip)], log_y=True)
     return Examined((Finding("clipped_always", confidence, (Evidence(text, chart),)),))
+
+
+def _too_large(patient: Patient) -> Examined:
+    """Of a model of codes from scratch: whether its first steps made it worse than a guess. The rest of the evidence of
+    a rate that is too high is in the weights."""
+    standing = standing_of(patient.record) if patient.record is not None else None
+    guess, loss = (None if standing is None else standing.mean.random), patient.log.series("ce")
+    if guess is None or not patient.from_scratch or len(loss) < FEWEST:
+        return Examined()
+    top = 1 + int(np.argmax(loss.y[1:]))
+    end = float(np.median(loss.y[-3:]))
+    if loss.y[top] < WORSE * guess or loss.y[top] <= loss.y[0] or end > loss.y[top] / WORSE:
+        return Examined()  # the last of them is a divergence
+    text = f"The loss rose from {loss.y[0]:.3g} to {loss.y[top]:.3g} at step {loss.x[top]:,.0f}, where a guess costs "
+    text += f"{guess:.3g}: these steps were too large. It ended at {end:.3g}."
+    chart = pictures.curve("too-large", "loss", loss, levels=[("a guess", guess)])
+    confidence = 0.55 if end > NOWHERE * guess else 0.4
+    return Examined((Finding("rate_too_high", confidence, (Evidence(text, chart),), "optim.lr"),))
 
 
 def _noise(patient: Patient) -> Examined:

@@ -31,7 +31,8 @@ def summary(found: Diagnosis) -> str:
     """One sentence."""
     likely = found.diagnoses
     if not likely:
-        remarks = f" ({len(found.remarks)} remarks)" if found.remarks else ""
+        count = len(found.remarks)
+        remarks = f" ({count} remark{'s' * (count > 1)})" if count else ""
         return f"Nothing is wrong that the doctor knows of{remarks}."
     named = "; ".join(f"{_name(one)} ({one.confidence:.0%})".replace("%", " %") for one in likely[:3])
     more = f"; and {len(likely) - 3} more" if len(likely) > 3 else ""
@@ -66,12 +67,17 @@ def _name(one: Finding) -> str:
     return diseases()[one.disease].name
 
 
+def headed(number: int, one: Finding) -> str:
+    """The heading of a diagnosis and its evidence."""
+    where = f"  {one.where}" if one.where else ""
+    head = f"{number}. {_name(one)}  {one.confidence:.0%}".replace("%", " %") + where
+    return "\n".join([head, *(_item(evidence.text) for evidence in one.evidence)])
+
+
 def _diagnosis(number: int, one: Finding) -> str:
     words = diseases()[one.disease]
-    where = f"  {one.where}" if one.where else ""
-    rows = [f"{number}. {words.name}  {one.confidence:.0%}".replace("%", " %") + where]
-    rows += [_item(evidence.text) for evidence in one.evidence]
-    rows += [
+    rows = [
+        headed(number, one),
         _wrapped(f"What it is: {words.what}", "   "),
         _wrapped(f"If that is wrong: {words.looks_like_if_wrong}", "   "),
         _wrapped(f"Try first: {words.change}", "   "),

@@ -37,7 +37,9 @@ def entry(one: Experiment, others: Sequence[Experiment], log: Path) -> Block:
     ]
     for title, place, caption in pictures(one, log):
         parts += [f"![{prose.plain(title)}]({quote(place)})", f"*{prose.plain(title)}. {prose.plain(caption)}*"]
-    parts += [f"**Doctor.** {line}" if number == 0 else line for number, line in enumerate(diagnosed(run.path))]
+    said_first, *found = diagnosed(run.path)
+    parts += [f"**Doctor.** {said_first}" + (" (Of the run as it is now.)" if one.later else "")]
+    parts += ["\n".join(f"- {line}" for line in found)] if found else []
     if happened := _happened(one):
         parts += ["**What happened**", "\n".join(happened)]
     if sounds := _sounds(one, log):

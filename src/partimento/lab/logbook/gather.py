@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from partimento.errors import PartimentoError
+from partimento.lab.ablation.state import RECORD
 from partimento.lab.verdict import SoundVerdict, Verdict, verdict_of
 from partimento.lab.watching.watched import QUIET_SECONDS, Watched
 from partimento.runs.events import Event, read_events
@@ -48,13 +49,12 @@ class Experiment:
         return reached, self.run.record["config"].get("train", {}).get("steps")
 
     @property
-    def status(self) -> str:
+    def state(self) -> str:
+        """How it stands, in a few words."""
         seen = Watched(self.run)
         seen.feed(self.events)
-        reached, planned = self.steps
-        at = f" at step {reached:,} of {planned:,}" if reached is not None and planned else ""
         if self.later and seen.ended is None:
-            return f"went on the next day{at}"
+            return "went on the next day"
         times = [event["time"] for event in self.events if event.get("time") is not None]
         now = datetime.datetime.now().timestamp()
         condition = seen.condition(max(0.0, now - times[-1]) if times else QUIET_SECONDS)
@@ -65,7 +65,13 @@ class Experiment:
             "silent": "silent: stalled, or killed on another machine",
             "killed": "killed: its process is gone without an end in the log",
         }
-        return said.get(condition.state, condition.sentence.removeprefix("ended: ")) + at
+        return said.get(condition.state, condition.sentence.removeprefix("ended: "))
+
+    @property
+    def status(self) -> str:
+        """The same with the step."""
+        reached, planned = self.steps
+        return self.state + (f" at step {reached:,} of {planned:,}" if reached is not None and planned else "")
 
     def until(self, day: Date) -> Experiment | None:
         """As it was when `day` ended; None where nothing of it happened on that day."""
@@ -82,15 +88,19 @@ class Experiment:
 
 
 def experiments(runs: Path) -> tuple[list[Experiment], list[str]]:
-    """All runs of the folder in the order of their making, and what cannot be read."""
+    """All runs of the folder, and of the ablations in it, in the order of their making; and what cannot be read."""
     found, problems = [], []
-    for path in sorted(runs.iterdir()) if runs.is_dir() else []:
+    folders = sorted(path for path in runs.iterdir() if path.is_dir()) if runs.is_dir() else []
+    inside = [path for folder in folders if (folder / RECORD).is_file() for path in sorted(folder.iterdir())]
+    for path in [*folders, *inside]:
         if not (path / "run.json").is_file():
             continue
         try:
             found.append(Experiment(run := Run.open(path), read_events(run.events_path), False))
         except (PartimentoError, OSError) as err:
-            problems.append(f"{path.name}: {err.message if isinstance(err, PartimentoError) else err.strerror}")
+            problems.append(
+                f"{path.relative_to(runs)}: {err.message if isinstance(err, PartimentoError) else err.strerror}"
+            )
     return sorted(found, key=lambda one: (one.created, one.run.id)), problems
 
 

@@ -6,10 +6,12 @@ import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
+from partimento.lab.compared.compare import Comparison
 from partimento.lab.logbook import prose
 from partimento.lab.logbook.blocks import Block, Hand
 from partimento.lab.logbook.entry import entry
 from partimento.lab.logbook.gather import Commits, Date, Experiment, flat
+from partimento.lab.logbook.trials import Trial, apart, best, trial_entry
 from partimento.lab.verdict import SOUND, SoundVerdict
 
 GOAL = Hand("Goal", "What is to be found out today, and how will it be known?")
@@ -30,12 +32,15 @@ def day_page(
     log: Path,
 ) -> list[Block | Hand]:
     """`found` are the runs of the day as they were at its end, `everything` all runs of the folder."""
+    alone, together = apart(found)
+    trials = [(one, one.compared()) for one in together]
     return [
-        Block("head", _head(day, found, made)),
+        Block("head", _head(day, alone, together, made)),
         GOAL,
-        Block("experiments", "## Experiments\n\n" + _experiments(found, problems)),
-        *(entry(one, everything, log) for one in found),
-        Block("comparison", "## Comparison\n\n" + _comparison(found)),
+        Block("experiments", "## Experiments\n\n" + _experiments(alone, trials, problems)),
+        *(trial_entry(one, compared, log) for one, compared in trials),
+        *(entry(one, everything, log) for one in alone),
+        *([Block("comparison", "## Comparison\n\n" + _comparison(alone))] if alone or not trials else []),
         *BY_HAND,
         Block("commits", "## Commits\n\n" + _commits(made)),
     ]
@@ -70,17 +75,23 @@ def index_page(
     return [Block("index", prose.safe(body)), Hand("About this log", "What is this project to find out?")]
 
 
-def _head(day: Date, found: Sequence[Experiment], made: Commits) -> str:
+def _head(day: Date, alone: Sequence[Experiment], together: Sequence[Trial], made: Commits) -> str:
     title = f"# {day:%A} {day.day} {day:%B %Y}"
-    ended = sum(one.status.startswith("finished") for one in found)
-    counts = f"{_count(len(found), 'experiment')}, {ended} finished"
+    ended = sum(one.state == "finished" for one in alone)
+    counts = f"{_count(len(alone), 'experiment')}, {ended} finished"
+    if together:
+        runs = sum(len(one.runs) for one in together)
+        counts = f"{_count(len(together), 'ablation')} of {runs} runs" + (f"; {counts}" if alone else "")
     return f"{title}\n\n{counts}; {_count(len(made.rows), 'commit') if made.missing is None else 'commits not known'}."
 
 
-def _experiments(found: Sequence[Experiment], problems: Sequence[str]) -> str:
+def _experiments(
+    found: Sequence[Experiment], trials: Sequence[tuple[Trial, Comparison | str]], problems: Sequence[str]
+) -> str:
     parts = []
-    if found:
-        rows = [
+    if found or trials:
+        rows = [[prose.code(one.name), prose.plain(one.status), "–", prose.plain(best(made))] for one, made in trials]
+        rows += [
             [
                 prose.code(one.run.id),
                 prose.plain(one.status),
@@ -89,7 +100,7 @@ def _experiments(found: Sequence[Experiment], problems: Sequence[str]) -> str:
             ]
             for one in found
         ]
-        parts.append(prose.table(["run", "status", "hypothesis", "result"], rows))
+        parts.append(prose.table(["run or ablation" if trials else "run", "status", "hypothesis", "result"], rows))
     else:
         parts.append("No run logged anything on this day.")
     parts += [f"- cannot be read: {prose.plain(line)}" for line in problems]

@@ -8,20 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from partimento.errors import PartimentoError
 from partimento.lab.doctor.finding import Examined
 from partimento.lab.doctor.patient import Patient
 from partimento.tokens.pack import Pack
 
+if TYPE_CHECKING:
+    from partimento.lab.doctor.data.seen import Seen
+
 
 def examine(patient: Patient) -> Examined:
     """Noise, silence, copied channels, codes that only held-out clips have, leaks, the amount, crops, dropped
     conditions. What a damaged pack keeps from being looked at is in `missing`."""
     from partimento.lab.doctor.data import amount, channels, crops, leak, noise, nulls, silence, unseen
-    from partimento.lab.doctor.data.seen import Seen
 
-    seen = Seen(patient)
+    seen = patient.seen
     logged: dict[str, Callable[[Seen], Examined]] = {
         "Whether the codes are noise": noise.examine,
         "Whether the data are enough for the model": amount.examine,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from partimento.audio import files
 from partimento.lab.doctor import pictures
-from partimento.lab.doctor.data.seen import Seen, neighbours
+from partimento.lab.doctor.data.seen import neighbours
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
 from partimento.lab.doctor.patient import Patient
 from partimento.lab.doctor.pictures import Bar
@@ -51,7 +51,7 @@ class Copied:
 
 def examine(patient: Patient, demos: Demos) -> Examined:
     what = "Whether the demos are copies of training clips"
-    pack, seen = patient.pack, Seen(patient)
+    pack, seen = patient.pack, patient.seen
     if pack is None:
         return Examined(missing=(f"{what}: {patient.pack_missing}.",))
     train = seen.splits[0]

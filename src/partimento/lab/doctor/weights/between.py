@@ -53,10 +53,8 @@ def average(case: Case) -> Examined:
         lowest = f"; the lowest cosine of a tensor is {cosine:.4f}"
         return Examined(fine=(f"The averaged weights follow: they are {apart:.2%} from the raw ones{lowest}.",))
     text = " ".join(told) + f" They are {apart:.1%} from the raw weights."
-    far = [way.distance / way.norm for _, way in seen if way.norm]
-    chart = by_weight(
-        "ema_broken", [max(one, 1e-6) for one in far], sure, y_label="distance of the average, share of the weight"
-    )
+    far = [(one.name, max(way.distance / way.norm, 1e-6)) for one, way in seen if way.norm]
+    chart = by_weight("ema_broken", far, sure, what="distance of the average, share of the weight")
     return Examined((Finding("ema_broken", sure, (Evidence(text, chart),), "ema"),))
 
 
@@ -84,7 +82,8 @@ def turns(case: Case) -> Examined:
         return Examined(fine=(f"{ways}: the second goes on where the first went.",))
     each = [(one, product / (way.length * length)) for one, way, length, product in seen if way.length and length]
     back = [one.name for one, value in each if value < -0.25]
-    chart = by_weight("oscillation", [1 + value for _, value in each], sure, y_label="1 + cosine of the two ways")
+    turned = [(one.name, 1 + value) for one, value in each]
+    chart = by_weight("oscillation", turned, sure, what="1 + cosine of the two ways", level=("no turn", 1.0))
     text = f"{ways}: the second takes back much of the first. {len(back)} of {len(each)} weights turn back."
     return Examined((Finding("oscillation", sure, (Evidence(text, chart),), named(back) if back else None),))
 

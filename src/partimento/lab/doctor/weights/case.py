@@ -12,6 +12,7 @@ from partimento.config import Config
 from partimento.errors import PartimentoError
 from partimento.lab import charts
 from partimento.lab.charts import Level, Line
+from partimento.lab.doctor import pictures
 from partimento.lab.doctor.finding import LIKELY
 from partimento.lab.doctor.patient import Patient, Snapshot
 from partimento.lab.doctor.weights import profile, rows
@@ -22,6 +23,7 @@ from partimento.lab.doctor.weights.rates import Course
 EARLIER = 2
 """Checkpoints before the newest that are compared with it, beside the oldest that is there."""
 NAMED = 4
+NAMES = 28  # of weights, that a drawing has room for
 
 
 @dataclass
@@ -110,14 +112,22 @@ def graded(value: float, points: Sequence[tuple[float, float]]) -> float:
 
 
 def by_weight(
-    name: str, values: Sequence[float], confidence: float, *, y_label: str, levels: Sequence[tuple[str, float]] = ()
+    name: str,
+    values: Sequence[tuple[str, float]],
+    confidence: float,
+    *,
+    what: str,
+    level: tuple[str, float] | None = None,
 ) -> str | None:
-    """One value a weight, in the order of the model, beside what is usual. None for a mere remark, or a single one."""
+    """One value a weight, beside what is usual: with the names of the weights of a small model, in the order of a large
+    one. None for a mere remark, or a single weight."""
     if confidence < LIKELY or len(values) < 2:
         return None
-    line = Line("", list(range(1, len(values) + 1)), list(values), charts.BLUE)
-    marks = [Level(label, level, charts.VERMILION) for label, level in levels]
+    if len(values) <= NAMES:
+        named_values = [(one.removesuffix(".weight"), value) for one, value in values]
+        return pictures.dots(what, named_values, level)
+    line = Line("", list(range(1, len(values) + 1)), [value for _, value in values], charts.BLUE)
     return charts.line_chart(
-        f"doctor-{name}", [line], y_label=y_label, x_label="weights, in the order of their names", levels=marks,
-        log_y=True, height=2.0,
+        f"doctor-{name}", [line], y_label=what, x_label="weights, in the order of the model",
+        levels=[] if level is None else [Level(*level, charts.VERMILION)], log_y=True, height=2.0,
     )  # fmt: skip

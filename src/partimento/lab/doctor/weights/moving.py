@@ -31,6 +31,7 @@ MANY_STEPS = 16
 """Of Adam: before that the moments are of so few gradients that one always rules them."""
 FEWEST = 16
 """Numbers of a gain whose spread is looked at."""
+STEADY = 1.2
 COLD, EPSILON_RULES = 1e-6, 0.5
 PARTS = 12  # of a model that are drawn
 
@@ -69,8 +70,8 @@ def rate(case: Case) -> Examined:
         cold = "" if ratio > COLD or course.last < 0.05 else " That is next to nothing: see whether the loss stands."
         return Examined(fine=(f"The size of the steps: {figures[0].lower()}{figures[1:]}{cold}",))
     chart = by_weight(
-        "rate_too_high", [max(of, 1e-9) for _, of, _ in seen], sure,
-        y_label="effect of one step on the output", levels=(("too hot", HOT),),
+        "rate_too_high", [(one.name, max(of, 1e-9)) for one, of, _ in seen], sure,
+        what="effect of one step on the output, share of the input", level=("too hot", HOT),
     )  # fmt: skip
     return Examined((Finding("rate_too_high", sure, (Evidence(figures, chart),), "optim.lr"),))
 
@@ -105,7 +106,11 @@ def spike(case: Case) -> Examined:
     seen = [one for one in case.matrices if one.moments is not None and not one.empty]
     if not seen:
         seen = [one for one in case.sound if one.moments is not None and "norm" in one.name and one.numel >= FEWEST]
-    figures = [(one, one.moments) for one in seen if one.moments is not None and one.moments.steps >= MANY_STEPS]
+    figures = [
+        (one, one.moments)
+        for one in seen
+        if one.moments is not None and one.moments.steps >= MANY_STEPS and not _steady(one.moments, case.betas)
+    ]
     leaps = [_leap(one) for one in case.sound]
     known = [leap for leap in leaps if leap is not None]
     if not figures and not known:
@@ -138,8 +143,8 @@ def spike(case: Case) -> Examined:
             fine=(f"No single gradient rules the moments: {told[0].lower() if told[0] != '|' else '|'}{told[1:]}",)
         )
     chart = by_weight(
-        "gradient_spike", [max(moments.spread, 1e-4) for _, moments in figures], sure,
-        y_label="deviation of |m| / sqrt(v) over its mean", levels=(("usual", 0.756),),
+        "gradient_spike", [(one.name, max(moments.spread, 1e-4)) for one, moments in figures], sure,
+        what="deviation of |m| / sqrt(v) over its mean", level=("usual", 0.756),
     )  # fmt: skip
     where = named(narrow) if narrow else None
     return Examined((Finding("gradient_spike", sure, (Evidence(told, chart),), where),))
@@ -153,6 +158,14 @@ def _leap(one: Profile) -> float | None:
     if one.momentum is not None:
         return one.momentum.root / before
     return one.moments.root / before if one.moments is not None and one.moments.steps >= MANY_STEPS else None
+
+
+def _steady(moments: Moments, betas: Sequence[float]) -> bool:
+    """Whether |m| / sqrt(v) is larger than any one gradient can make it: gains whose gradient keeps its sign and size
+    have a narrow spread as well, about 1."""
+    first, second = betas
+    most = (1 - first) / math.sqrt(1 - second) * math.sqrt(1 - second**moments.steps) / (1 - first**moments.steps)
+    return moments.coherence > STEADY * most
 
 
 def _since(ratio: float, betas: Sequence[float], steps: int) -> int | None:

@@ -65,7 +65,7 @@ class Momentum:
 @dataclass(frozen=True)
 class Step:
     """From one checkpoint to the next: length of the way, its product with the way before (None for the first), and
-    the lengths of both; `average_moved`: whether its average changed."""
+    the length of that; `average_moved`: whether its average changed."""
 
     length: float
     before: float | None
@@ -75,8 +75,8 @@ class Step:
 
 @dataclass
 class Profile:
-    """One weight. `bad` are numbers that are not finite, by part. `root` is the root mean square, `steps` the ways
-    between the checkpoints from the oldest on, `roots` sqrt(v) of earlier checkpoints."""
+    """One weight. `bad` are numbers that are not finite, by part. `root` is the root mean square, `step` the way
+    since the checkpoint before, `root_before` sqrt(v) of that one."""
 
     name: str
     shape: tuple[int, ...]

@@ -13,6 +13,8 @@ FEWEST = 64
 """A deviation is told from so many numbers at least."""
 _LARGE = ((2.0, 0.0), (4.0, 0.6), (8.0, 0.95))
 _SMALL = ((0.1, 0.95), (0.2, 0.6), (0.35, 0.0))
+TABLES = 0.45
+"""At most, where nothing but tables of codes is odd: versions have drawn them otherwise, and training lifts rows."""
 _RANK = ((0.06, 0.92), (0.12, 0.6), (0.25, 0.0))
 
 
@@ -43,6 +45,8 @@ def starts(case: Case) -> Examined:
         told = f"{len(seen)} weights are where their draw and {course.step:,} steps of this rate can have put them: "
         return Examined(fine=(f"{told}{_times(ratios[0])} to {_times(ratios[-1])} times as large as they were drawn.",))
     sure = max(sure for *_, sure in odd)
+    if all(one.books is not None for one, *_ in odd):
+        sure = min(sure, TABLES)
     worst = max(odd, key=lambda entry: (entry[3], abs(math.log(entry[2]))))
     text = (
         f"At step {course.step:,} {len(odd)} of {len(seen)} weights are not what the family draws: {worst[0].name} is "
@@ -50,8 +54,8 @@ def starts(case: Case) -> Examined:
         f"rate do not explain that."
     )
     chart = by_weight(
-        "wrong_init", [max(r, 1e-6) for _, _, r, _ in seen], sure,
-        y_label="size over that of the draw", levels=(("as drawn", 1.0),),
+        "wrong_init", [(one.name, max(ratio, 1e-6)) for one, _, ratio, _ in seen], sure,
+        what="size over that of the draw", level=("as drawn", 1.0),
     )  # fmt: skip
     return Examined((Finding("wrong_init", sure, (Evidence(text, chart),), named([one.name for one, *_ in odd])),))
 
@@ -102,8 +106,8 @@ def ranks(case: Case) -> Examined:
     elif len(seen) > 1:
         text += f" The middle one of the {len(seen)} matrices has {middle:.0%} of its rank."
     chart = by_weight(
-        "rank_collapse", [found.rank / found.full for _, found in seen], sure,
-        y_label="effective rank, share of the full one", levels=(("low", 0.12),),
+        "rank_collapse", [(one.name, found.rank / found.full) for one, found in seen], sure,
+        what="effective rank, share of the full one", level=("low", 0.12),
     )  # fmt: skip
     where = named([one.name for one, _, _ in low])
     return Examined((Finding("rank_collapse", sure, (Evidence(text, chart),), where),))

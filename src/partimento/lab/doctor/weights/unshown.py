@@ -65,7 +65,9 @@ def _told(case: Case, one: Profile, dead_K: list[list[int]], sizes: tuple[int, .
     if len(sizes) > 1:
         text += f" Over the {len(sizes)} books it is {sum(map(len, dead_K))} of {sum(sizes)}."
     seen = _drawn(case)
-    return text if seen is None else f"{text} A code of this book was drawn {seen / sizes[worst]:,.0f} times on average."
+    return (
+        text if seen is None else f"{text} A code of this book was drawn {seen / sizes[worst]:,.0f} times on average."
+    )
 
 
 def _listed(codes: list[int]) -> str:
@@ -96,12 +98,12 @@ def _in_pack(case: Case, one: Profile, dead_K: list[list[int]], pack: Pack) -> t
     windows, of = _windows(case, pack, shown)
     hidden = [[code for code in codes if windows[book][code] >= OFTEN] for book, codes in enumerate(shown)]
     if any(hidden):
-        used = [max(1, np.count_nonzero(counts)) for counts in train_KV]
+        used = [max(1, int(np.count_nonzero(counts))) for counts in train_KV]
         worst = max(range(len(hidden)), key=lambda book: len(hidden[book]) / used[book])
         expected = min(windows[worst][code] for code in hidden[worst])
         text = (
-            f"{len(hidden[worst])} of them ({_listed(hidden[worst])}) stand in the training clips, each in so many that "
-            f"{expected:,.0f} windows or more of {of:,} ought to have shown it: the draw leaves out where they are."
+            f"{len(hidden[worst])} of them ({_listed(hidden[worst])}) stand in the training clips, each in so many "
+            f"that {expected:,.0f} or more of {of:,} windows ought to have shown it: the draw leaves them out."
         )
         return graded(len(hidden[worst]) / used[worst], _HIDDEN), text
     held = sum(int(valid_KV[book][dead].sum()) for book, dead in enumerate(dead_K))

@@ -41,7 +41,7 @@ def torn(snapshots: list[Snapshot], newest: Snapshot | None) -> Examined:
 
 def _unreadable(one: Snapshot, snapshots: list[Snapshot]) -> Evidence:
     rows = [Bar(each.path.name, each.bytes / 1e6, odd=each.state is None) for each in snapshots[-CHECKPOINTS:]]
-    chart = pictures.bars("MB of tensors, by checkpoint", rows)
+    chart = pictures.bars("MB of tensors, by checkpoint (damaged ones in red)", rows)
     return Evidence(f"{one.path.name} cannot be read: {one.why}.", chart)
 
 
@@ -52,7 +52,7 @@ def _files(one: Snapshot, lacking: Sequence[Bar] = ()) -> str | None:
         for files in one.files.values()
         for file in files
     ]
-    return pictures.bars(f"MB, by file of {one.path.name}", [*rows, *lacking])
+    return pictures.bars(f"MB, by file of {one.path.name} (what is damaged in red)", [*rows, *lacking])
 
 
 def _lacking(snapshot: Snapshot) -> list[str]:
@@ -82,9 +82,8 @@ def finite(case: Case) -> Examined:
             f"{sum(count for _, count in entries):,} numbers of the part {part} are not finite, in {len(entries)} of "
             f"{len(case.weights)} tensors: {named([one.name for one, _ in entries])}.",
             pictures.bars(
-                f"share of the numbers that are none, part {part}",
-                [Bar(one.name, 100 * count / one.numel, odd=True) for one, count in entries[:CHECKPOINTS]],
-                unit=" %",
+                f"numbers that are none, part {part}",
+                [Bar(one.name, count, odd=True) for one, count in entries[:CHECKPOINTS]],
             ),
         )
         for part, entries in parts.items()

@@ -1,0 +1,169 @@
+"""Trainings with nothing wrong in them: every family, and what looks like a disease and is none."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from ward import Healthy, toys
+from ward.logs import scaled
+
+from partimento.errors import PartimentoError
+from partimento.tokens.draw import Batch
+from partimento.training.publish import export_weights
+from partimento.training.tasks.codes import CodesTask
+
+ALONE = {"start": None}
+"""No adversary."""
+
+# -- codes from scratch ------------------------------------------------------------------------------------------------
+
+
+def rvq_delay(folder: Path) -> Path:
+    return toys.train(folder)
+
+
+def rvq_parallel_muon(folder: Path) -> Path:
+    optim = {"name": "muon", "lr": 3e-3, "muon_lr": 0.01, "schedule": "wsd"}
+    return toys.train(folder, model={"pattern": "parallel", "dropout": 0.1}, optim=optim)
+
+
+def rvq_flat_of_old_parts(folder: Path) -> Path:
+    """Layer norm, GELU, sinusoids; a linear schedule, two micro-batches a step, weights of the books that are learned."""
+    model = {"pattern": "flat", "norm": "layer", "activation": "gelu", "positions": "sinusoidal", "qk_norm": False}
+    optim = {"schedule": "linear", "batch": 4, "accumulate": 2, "lr": 3e-3}
+    return toys.train(folder, model=model, data={"window": 96}, optim=optim, loss={"codebook_weights": "learned"})
+
+
+def told() -> dict[str, Any]:
+    return {"data": {"pack": str(toys.pack(captions=True)), "null_share": 0.2}}
+
+
+TEXT = {"text_width": 16, "text_layers": 1, "text_heads": 2}
+
+
+def dia(folder: Path) -> Path:
+    demo = {"temperatures": [0.9], "guidance": [1.0, 2.0], "prompts": ["rising", "falling"]}
+    model = {"width": 32, "layers": 2, "heads": 2, **TEXT}
+    return toys.train(folder, "dia", model=model, demo=demo, **told())
+
+
+def dia_adapters(folder: Path) -> Path:
+    """Adapters beside the weights of a run on other music of the kind."""
+    model = {"width": 32, "layers": 2, "heads": 2, **TEXT}
+    first = toys.base(folder, "dia", run="first", model=model, **told())
+    export_weights(first, folder / "start")
+    pack = toys.write_pack(folder / "pack", clips=60, seed=5, captions=True)
+    data = {"pack": str(pack), "null_share": 0.2}
+    return lora(folder, {"weights": str(folder / "start"), "lora_rank": 4, "pattern": "delay"}, data)
+
+
+def lora(folder: Path, model: dict[str, Any], data: dict[str, Any]) -> Path:
+    # What is decided by the weights may not be given beside them, so the toys' own sizes are left out.
+    made = toys.config("dia", data=data, optim={"lr": 2e-3}, steps=120).model_dump(mode="json")
+    made["model"] = model
+    from partimento.config import parse
+    from partimento.training import engine
+
+    with toys.playing():
+        return engine.train(parse(made), runs=folder, run="run").path
+
+
+def mot_adapters(folder: Path) -> Path:
+    return toys.train(folder, "mot", **told())
+
+
+def mot_full(folder: Path) -> Path:
+    model = {"backbone": str(toys.llama()), "experts": "full", "text_length": 24}
+    made = toys.config("mot", steps=160, optim={"lr": 2e-3}, **told()).model_dump(mode="json")
+    made["model"] = model
+    from partimento.config import parse
+    from partimento.training import engine
+
+    with toys.playing():
+        return engine.train(parse(made), runs=folder, run="run").path
+
+
+# -- sound -------------------------------------------------------------------------------------------------------------
+
+
+def codec(folder: Path) -> Path:
+    return toys.train(folder, "codec", steps=80, adversary=ALONE)
+
+
+def codec_adversary(folder: Path) -> Path:
+    return toys.train(folder, "codec", steps=80, adversary={"start": 20, "period_width": 8, "window_width": 8})
+
+
+def restore(folder: Path) -> Path:
+    return toys.train(folder, "restore", steps=80, adversary=ALONE)
+
+
+def restore_adversary(folder: Path) -> Path:
+    return toys.train(folder, "restore", steps=80, adversary={"start": 20, "period_width": 8, "window_width": 8})
+
+
+# -- what looks like a disease -----------------------------------------------------------------------------------------
+
+
+def one_clip_by_heart(folder: Path) -> Path:
+    data = {"pack": str(toys.write_pack(folder / "pack", clips=2, frames=(400, 401), seed=2, source=lambda clip: f"{clip}"))}
+    meant = "The model can learn at all: it overfits one clip."
+    return toys.train(folder, data=data, optim={"schedule": "constant"}, hypothesis=meant)
+
+
+class Interrupted(CodesTask):
+    """Asked to stop at step 80, as by Slurm."""
+
+    def batch(self, step: int, micro: int, attempt: int = 0) -> Batch:
+        if step == 80:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().batch(step, micro, attempt)
+
+
+def resumed(folder: Path) -> Path:
+    try:
+        toys.train(folder, task=Interrupted)
+    except PartimentoError as err:
+        if err.code != "SYS003":
+            raise
+    return toys.train(folder)
+
+
+def rolled_back(folder: Path) -> Path:
+    """Twelve steps of nonsense, once: a disk that failed for a minute."""
+    spoilt: list[int] = []
+
+    def bad(step: int) -> bool:
+        if step < 120 or len(spoilt) >= 12:
+            return False
+        spoilt.append(step)
+        return True
+
+    return toys.train(folder, task=scaled(bad, 1e4), steps=250)
+
+
+def flat_at_its_end(folder: Path) -> Path:
+    optim = {"schedule": "wsd", "decay_share": 0.7, "min_lr": 0.0}
+    return toys.train(folder, optim=optim, steps=300)
+
+
+HEALTHY = (
+    Healthy("rvq", "The code decoder, delayed books.", rvq_delay),
+    Healthy("rvq parallel", "Parallel books, dropout, Muon, warmup-stable-decay.", rvq_parallel_muon),
+    Healthy("rvq flat", "One book a step, layer norm, GELU, sinusoids, two micro-batches.", rvq_flat_of_old_parts),
+    Healthy("dia", "Text and codes from scratch, with guided demos.", dia),
+    Healthy("dia adapters", "LoRA on weights of other music.", dia_adapters),
+    Healthy("mot adapters", "Experts beside a frozen Llama.", mot_adapters),
+    Healthy("mot full", "Copies of whole blocks as experts.", mot_full),
+    Healthy("codec", "Without an adversary.", codec),
+    Healthy("codec with adversary", "It begins at step 20.", codec_adversary),
+    Healthy("restore", "Without an adversary.", restore),
+    Healthy("restore with adversary", "It begins at step 20.", restore_adversary),
+    Healthy("one clip", "By heart, as the hypothesis says.", one_clip_by_heart),
+    Healthy("resumed", "Stopped at step 80, gone on with.", resumed),
+    Healthy("rolled back", "Ten bad steps, one rollback, then as before.", rolled_back),
+    Healthy("at its end", "The rate has decayed to 0, so the loss is flat.", flat_at_its_end),
+)
