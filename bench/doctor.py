@@ -4,9 +4,10 @@
 
 Makes every planted run of tests/faults/ward (small real trainings with one thing spoilt) and every healthy one, and
 diagnoses each. A fault counts as named if its disease is among the first two diagnoses. --keep keeps the runs, and uses
-those that lie there. --docs writes the tables of docs/doctor.md, --pages one page and one picture a disease.
-Prints a table and, last, one JSON line; the exit status is 1 if a fault was not named,
-a disease is planted nowhere, or a healthy run has a diagnosis.
+those that lie there. --docs writes the tables of docs/doctor.md, --pages one page and one picture a disease; --words
+puts changes of diseases.toml into both, and trains nothing.
+Prints a table and, last, one JSON line; the exit status is 1 if a fault was not named, a disease is planted nowhere, or
+a healthy run has a diagnosis.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from partimento.lab.doctor.doctor import Diagnosis, doctor
 from partimento.lab.doctor.finding import LIKELY, diseases
 
 FIRST = 2
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,11 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="kept and used again; a temporary folder otherwise")
     parser.add_argument("--docs", type=Path, help="rewrite the tables of this page")
     parser.add_argument("--pages", type=Path, help="write one page and one picture a disease to this folder")
+    parser.add_argument("--words", action="store_true", help="write diseases.toml's words into docs/ anew, and no more")
     options = parser.parse_args()
+    if options.words:
+        pages.reword(DOCS / "doctor", DOCS / "doctor.md")
+        return
     only = {name for name in options.only.split(",") if name}
     if unknown := sorted(only - diseases().keys()):
         parser.error(f"there is no disease {unknown[0]}")
@@ -153,10 +159,14 @@ def figures(cases: list[Case], wells: list[Well]) -> str:
     named, first = (sum(case.named(most) for case in cases) for most in (FIRST, 1))
     alarms = sum(not well.passed for well in wells)
     seconds = sorted([case.seconds for case in cases] + [well.seconds for well in wells])
-    lines = [
+    middle, most = (seconds[len(seconds) // 2], seconds[-1]) if seconds else (0.0, 0.0)
+    said = (
         f"Of {len(cases)} planted faults of {len({case.disease for case in cases})} diseases {named} are named in the "
-        f"first two diagnoses, {first} of them first; of {len(wells)} healthy runs {alarms} have a diagnosis. The doctor "
-        f"takes {seconds[len(seconds) // 2]:.1f} s in the middle, {seconds[-1]:.1f} s at most (small runs, one core).",
+        f"first two diagnoses, {first} of them first; of {len(wells)} healthy runs {alarms} have a diagnosis. To look "
+        f"at one takes {middle:.1f} s in the middle, {most:.1f} s at most (small runs, one core)."
+    )
+    lines = [
+        pages.wrapped(said),
         "",
         "| disease | level | planted | place | sure | before it |",
         "|---|---|---|---:|---:|---|",

@@ -24,6 +24,7 @@ COLOURS = {
     "--ink": "#7a7a7a", "--muted": "#7a7a7a", "--rule": "#80808059", "--blue": "#2b82c9", "--vermilion": "#d4602a",
     "--green": "#1f9472", "--pink": "#bb6a99", "--amber": "#b27d1c",
 }  # fmt: skip
+_SHOWN = re.compile(r"(?s)(?<=<!-- planted: bench/doctor.py -->\n).*?(?=\n<!-- end of planted -->)")
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,17 @@ def page(one: Disease, shown: str) -> str:
     parts = [
         f"# {one.name}",
         f"`{one.id}`, seen in {seen}. [All diseases](../doctor.md)",
-        _wrapped(one.what),
-        f"<!-- planted: bench/doctor.py -->\n{shown}\n<!-- end of planted -->",
-        f"## If that is wrong\n\n{_wrapped(one.looks_like_if_wrong)}",
-        f"## Try first\n\n{_wrapped(one.change)}",
-        f"## When it is named\n\n{_wrapped(one.rule)}",
+        wrapped(one.what),
+        f"## A planted case\n\n<!-- planted: bench/doctor.py -->\n{shown}\n<!-- end of planted -->",
+        f"## If that is wrong\n\n{wrapped(one.looks_like_if_wrong)}",
+        f"## Try first\n\n{wrapped(one.change)}",
+        f"## When it is named\n\n{wrapped(one.rule)}",
     ]
     if one.hides:
         behind = ", ".join(
             f"[{diseases()[name].name[0].lower()}{diseases()[name].name[1:]}]({name}.md)" for name in one.hides
         )
-        parts.append(_wrapped(f"Where it is likely, these count as its consequences and stand behind it: {behind}."))
+        parts.append(wrapped(f"Where it is likely, these count as its consequences and stand behind it: {behind}."))
     parts.append("## More\n\n" + "\n".join(f"- {_source(source)}" for source in one.source))
     return "\n\n".join(parts) + "\n"
 
@@ -105,16 +106,25 @@ def planted(one: Disease, cases: Sequence[Case], example: Case | None) -> str:
         return "No planted run shows it."
     rows = [f"![{one.name}]({one.id}.svg)", f"```\n{example.shown}\n```"]
     others = [case for case in cases if case is not example and case.place is not None]
-    rows.append(_wrapped(f"What was planted there: {_sentence(example.how)}"))
+    rows.append(wrapped(f"What was planted there: {_planted(example.how)}."))
     if others:
         rows.append("It is named as well where this is planted:")
-        rows.append("\n".join(f"- {_sentence(case.how)} ({percent(case.confidence)})" for case in others))
+        rows.append("\n".join(f"- {_planted(case.how)}: {percent(case.confidence)} sure" for case in others))
     return "\n\n".join(rows)
 
 
 def words(text: str) -> str:
     """A page without what comes from planted runs."""
-    return re.sub(r"(?s)(?<=<!-- planted: bench/doctor.py -->\n).*?(?=\n<!-- end of planted -->)", "", text)
+    return _SHOWN.sub("", text)
+
+
+def reword(folder: Path, index_page: Path) -> None:
+    """Write the words of diseases.toml anew; what comes from planted runs stays."""
+    for one in diseases().values():
+        path = folder / f"{one.id}.md"
+        shown = _SHOWN.search(path.read_text(encoding="utf-8")) if path.exists() else None
+        commit.text(path, page(one, shown[0] if shown else planted(one, (), None)))
+    fill(index_page, "diseases", index())
 
 
 def index() -> str:
@@ -162,8 +172,10 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _sentence(text: str) -> str:
-    return text if text.endswith(".") else f"{text}."
+def _planted(how: str) -> str:
+    """As a part of a sentence."""
+    small = how[:1].lower() + how[1:] if how[1:2].islower() or how[1:2] == " " else how
+    return small.removesuffix(".")
 
 
 def _source(source: str) -> str:
@@ -173,5 +185,5 @@ def _source(source: str) -> str:
     return f"[docs/{source}](../{source})"
 
 
-def _wrapped(text: str) -> str:
+def wrapped(text: str) -> str:
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)

@@ -108,9 +108,10 @@ def recording(folder: Path) -> None:
 
 
 def with_toy_codec(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The codec of the packs is nowhere to be opened but here."""
+    """The codec of the packs is nowhere to be opened but here; and nothing is compiled."""
     from partimento.codecs import codec
 
+    monkeypatch.setattr("partimento.play.source._compiler", lambda: None)
     real = codec.open_codec
     monkeypatch.setattr(
         codec, "open_codec", lambda name="toy", *args, **of: ToyCodec() if name == "toy" else real(name, *args, **of)

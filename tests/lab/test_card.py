@@ -84,7 +84,8 @@ def test_the_lines_of_the_card_work_without_the_run(
     elif family == "restore":
         assert (away / "restored" / "recording.wav").is_file()
     else:
-        assert within["made"][0]["seconds"] == pytest.approx(5.0, abs=0.05)  # type: ignore[index]
+        (made,) = within["made"]  # type: ignore[misc,has-type]
+        assert 0 < made["seconds"] < 5.1 and (away / "played" / made["file"]).is_file()
     read = {"dia": published.read, "mot": adapters.read, "restore": read_folder, "codec": read_network}
     if family in read:  # what model.weights reads
         read[family](away / name)  # type: ignore[operator]
@@ -120,10 +121,9 @@ def test_a_training_begins_with_it_under_its_name_on_the_hub(
         (place / "snapshots" / "abc" / file.name).symlink_to(blob)
     assert published.read("me/music").folder == place / "snapshots" / "abc"
     pack = Path(toys.run("dia").record["config"]["data"]["pack"])
-    data = {"pack": str(pack), "window": 24}
     (tmp_path / "on.toml").write_text(
-        f'family = "dia"\n[data]\npack = "{data["pack"]}"\nwindow = 24\n[model]\nweights = "me/music"\n'
-        '[demo]\ntemperatures = []\n[train]\nsteps = 1\nvalid_items = 1\ndevice = "cpu"\n[optim]\nbatch = 1\nema = 0.0\n'
+        f'family = "dia"\n[data]\npack = "{pack}"\nwindow = 24\n[model]\nweights = "me/music"\n[optim]\nbatch = 1\n'
+        'ema = 0.0\n[demo]\ntemperatures = []\n[train]\nsteps = 1\nvalid_items = 1\ndevice = "cpu"\n'
     )
     with pytest.raises(SystemExit) as ended:
         main(["train", "on.toml", "--run", "on", "-q", "--json"])
@@ -203,12 +203,12 @@ def test_the_card_says_licences_and_guesses_none(exports: Path) -> None:
     assert "ask Joe \\| nicely | not understood: read it yourself" in card
     assert "no licence given | unknown: nobody has said" in card
     assert "To be named" in card and "https://example.org/" not in card, "only every fourth clip asks, all even"
-    assert not (exports / "dia" / "ATTRIBUTION.tsv").exists() or "CC0" not in (exports / "dia/ATTRIBUTION.tsv").read_text()
+    assert not (exports / "dia" / "ATTRIBUTION.tsv").read_text().count("CC0")
 
 
 def test_many_who_are_to_be_named_have_a_file(tmp_path: Path) -> None:
     pack = write_pack(tmp_path / "pack", clips=40, licences=("CC BY 4.0",))
-    run = code_run(tmp_path, "rvq", pack=pack, steps=1, valid_every=9, save_every=1)
+    run = code_run(tmp_path, "rvq", pack=pack, steps=1, valid_every=1, save_every=1)
     publish(run.path, tmp_path / "out", licence="CC BY 4.0")
     rows = (tmp_path / "out" / "ATTRIBUTION.tsv").read_text().splitlines()
     card = (tmp_path / "out" / "README.md").read_text()
@@ -216,8 +216,6 @@ def test_many_who_are_to_be_named_have_a_file(tmp_path: Path) -> None:
     assert 20 < trained < 40 and len(rows) == 1 + trained
     assert rows[1].split("\t")[2:] == ["CC BY 4.0", "https://creativecommons.org/licenses/by/4.0/", "1"]
     assert f"{trained} sources are to be named: [ATTRIBUTION.tsv]" in card and "license: cc-by-4.0" in card
-    assert "were not measured on held-out data" in card and "model-index" not in card
-    assert "nothing says how good it is" in card
 
 
 def test_figures_are_those_that_were_kept(toys: Toys, exports: Path) -> None:
@@ -259,11 +257,18 @@ def test_what_is_gone_is_said_to_be_unknown(toys: Toys, tmp_path: Path) -> None:
     assert "No interval can be given: figures of single held-out items were not kept." in card
     assert "bits/s | unknown | unknown | unknown |" in card
     assert any("of the data the card says little" in note for note in notes.notes)
+    events = (tmp_path / "r" / "events.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "r" / "events.jsonl").write_text("".join(line for line in events if '"valid"' not in line))
+    publish(tmp_path / "r", tmp_path / "unjudged")
+    card = (tmp_path / "unjudged" / "README.md").read_text()
+    assert "were not measured on held-out data" in card and "model-index" not in card
+    assert "nothing says how good it is" in card
+    (tmp_path / "r" / "events.jsonl").unlink()
+    publish(tmp_path / "r", tmp_path / "unlogged")
     shutil.rmtree(tmp_path / "r" / "checkpoints")
     with pytest.raises(PartimentoError) as caught:
         publish(tmp_path / "r", tmp_path / "none")
     assert code_of(caught) == "CKPT003" and not (tmp_path / "none").exists()
-    (tmp_path / "r" / "events.jsonl").unlink()
 
 
 def test_a_codec_without_its_recordings_has_no_figures(toys: Toys, tmp_path: Path) -> None:
@@ -313,6 +318,7 @@ def test_a_licence_has_a_name(name: str, toys: Toys, tmp_path: Path) -> None:
     assert code_of(caught) == "PUB004" and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_killed_or_without_room_nothing_is_there(toys: Toys, tmp_path: Path) -> None:
     """kill -9 while the documents are written; then a limit on the size of files in place of a full disk."""
     script = textwrap.dedent(

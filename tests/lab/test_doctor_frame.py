@@ -210,6 +210,33 @@ def test_a_second_run_is_examined_too(sick: Path, tmp_path: Path) -> None:
     assert line_of(one.findings[0]).startswith(diseases()["divergence"].name)
 
 
+def test_a_run_that_goes_on_is_called_so(tmp_path: Path) -> None:
+    run = fakes.patient(fakes.HEALTHY["cosine"], 0, tmp_path / "run").path
+    assert doctor(run).ended and "not ended" not in text(doctor(run))
+    log = run / "events.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
+    one = doctor(run)
+    assert not one.ended and "not ended)" in text(one) and one.to_json()["ended"] is False
+    log.write_text("")
+    young = doctor(run)
+    assert young.step is None and "It has made no step yet" in summary(young)
+
+
+def test_the_diagnoses_of_a_second_run_are_told(sick: Path, tmp_path: Path) -> None:
+    well = fakes.patient(fakes.HEALTHY["cosine"], 0, tmp_path / "well").path
+    shown = re.sub(r"\s+", " ", text(doctor(well, sick)))
+    other = doctor(sick)
+    assert line_of(other.diagnoses[0]) in shown and "only in the second: The loss diverges" in shown
+    html = page(doctor(well, sick), tmp_path / "two.html").read_text(encoding="utf-8")
+    assert line_of(other.diagnoses[0]).replace(" %", "\N{NO-BREAK SPACE}%") in html
+
+
+def test_percent_is_written_in_one_way() -> None:
+    one = frame.spaced(Examined((found("plateau", 0.6, "5% apart, 10 % more"),), ("7%.",), ("all of 3%",)))
+    assert one.findings[0].evidence[0].text == "5 % apart, 10 % more."
+    assert one.fine == ("7 %.",) and one.missing == ("all of 3 %",)
+
+
 def test_a_report_has_the_lines_of_the_log(sick: Path, tmp_path: Path) -> None:
     from partimento.lab.report import report
 

@@ -22,7 +22,7 @@ FOLDER, INDEX = REPO / "docs" / "doctor", REPO / "docs" / "doctor.md"
 @pytest.mark.parametrize("one", diseases().values(), ids=lambda one: one.id)
 def test_a_disease_has_a_page_with_its_words_and_a_picture(one) -> None:
     text = (FOLDER / f"{one.id}.md").read_text(encoding="utf-8")
-    assert pages.words(text) == pages.words(pages.page(one, "")), "run bench/doctor.py --pages docs/doctor"
+    assert pages.words(text) == pages.words(pages.page(one, "")), "run bench/doctor.py --words"
     assert f"![{one.name}]({one.id}.svg)" in text and "What was planted there: " in text
     picture = ElementTree.parse(FOLDER / f"{one.id}.svg").getroot()
     assert picture.tag.endswith("svg") and len(list(picture.iter())) > 4
@@ -53,7 +53,7 @@ def test_sources_are_pages_or_addresses() -> None:
 
 def test_the_index_is_that_of_diseases_toml() -> None:
     text = INDEX.read_text(encoding="utf-8")
-    assert pages.index() in text, "run bench/doctor.py --docs docs/doctor.md"
+    assert pages.index() in text, "run bench/doctor.py --words"
     for one in diseases().values():
         assert text.count(f"| [`{one.id}`](doctor/{one.id}.md) | {one.name} |") == 1
 

@@ -19,7 +19,7 @@ from partimento.models.decoder import CodeDecoder, DecoderConfig
 from partimento.models.dia import TextModel
 from partimento.models.text import TextConfig
 from partimento.training.groups import claim
-from partimento.training.optim import Optimizers
+from partimento.training.optim import EPSILON, Optimizers
 
 BETAS = (0.9, 0.95)
 
@@ -38,6 +38,10 @@ def test_the_update_is_what_torch_makes_of_the_moments() -> None:
     assert 3e-3 * found.update == pytest.approx(profile.rms(moved), rel=1e-4)
     assert found.sharp == pytest.approx(float(torch.linalg.matrix_norm(moved, 2)) / 3e-3 * (40 / 24) ** 0.5, rel=0.05)
     assert found.zero == found.tiny == 0.0 and found.steps == 7
+
+
+def test_the_epsilon_is_the_optimizers() -> None:
+    assert profile.EPSILON == EPSILON
 
 
 def test_the_update_of_muon_is_known_without_its_gradient() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-huggingface_hub = pytest.importorskip("huggingface_hub")
 sys.path.append(str(Path(__file__).parents[1] / "lab"))
 from card_toys import FAMILIES, Toys
 from huggingface_hub import EvalResult, ModelCard
@@ -41,7 +40,8 @@ def test_the_hub_reads_the_card(family: str, toys: Toys, tmp_path: Path) -> None
         return
     assert data.model_name == "on: a #name" and data.eval_results
     for one in data.eval_results:
-        assert isinstance(one, EvalResult) and one.task_type == TASK[family] and one.metric_value > 0
+        assert isinstance(one, EvalResult) and one.task_type == TASK[family]
+        assert isinstance(one.metric_value, float)
         assert one.dataset_name and one.dataset_split == "valid"
     again = ModelCard(str(card))
     assert again.data.to_dict() == data.to_dict()
@@ -59,7 +59,7 @@ plain = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.dictionaries(st.from_regex(r"x[a-z_-]{1,8}", fullmatch=True), plain, min_size=1, max_size=4))
 def test_any_plain_data_comes_back(tree: dict) -> None:
     """Through PyYAML, which the hub's client reads with."""

@@ -1,5 +1,7 @@
 """Figures of `score` against programs that we did not write. pyloudnorm, scipy and transformers are always here;
-prdc and librosa where they are installed."""
+prdc, torchmetrics and librosa where they are installed."""
+
+import math
 
 import numpy as np
 import pyloudnorm
@@ -9,7 +11,8 @@ from scipy.linalg import sqrtm
 
 from partimento.lab.measures import measure
 from partimento.lab.scores.loudness_range import meter
-from partimento.lab.scores.sets import Points, frechet, neighbours
+from partimento.lab.scores.music import music
+from partimento.lab.scores.sets import Points, distances, frechet, neighbours
 
 RATE = 22050
 
@@ -49,7 +52,7 @@ def test_frechet_by_the_root_of_the_product(D):
 
 
 def test_coverage_and_density_of_their_authors():
-    prdc = pytest.importorskip("prdc")
+    prdc = pytest.importorskip("prdc", reason="prdc is not installed: pip install prdc")
     rng = np.random.default_rng(0)
     found, reference = rng.standard_normal((60, 8)) * 1.2, rng.standard_normal((80, 8))
     theirs = prdc.compute_prdc(reference, found, nearest_k=5)
@@ -59,7 +62,7 @@ def test_coverage_and_density_of_their_authors():
 
 def test_centroid_bandwidth_and_rolloff():
     """librosa weights by magnitude unless it is given powers; a spectrum of one frame is a long-term one."""
-    librosa = pytest.importorskip("librosa")
+    librosa = pytest.importorskip("librosa", reason="librosa is not installed: pip install librosa")
     wave = moving(3, 4)
     power = np.square(np.abs(librosa.stft(wave[0], n_fft=1024, center=False))).sum(1, keepdims=True)
     theirs = [
@@ -96,3 +99,43 @@ def test_clap_is_the_librarys(tmp_path):
         given = extractor(list(waves), sampling_rate=8000, return_tensors="pt")
         theirs = model.get_audio_features(**given).pooler_output.numpy()
     assert Clap(tmp_path)(waves) == pytest.approx(theirs, abs=1e-5)
+
+
+@pytest.mark.parametrize("D", [3, 40])
+def test_kernel_and_frechet_distance_of_torchmetrics(D):
+    """Their kernel distance is of two sets of one size; one piece an item makes ours the same."""
+    pytest.importorskip("torchmetrics", reason="torchmetrics is not installed: pip install torchmetrics")
+    from torchmetrics.image.fid import _compute_fid
+    from torchmetrics.image.kid import poly_mmd
+
+    rng = np.random.default_rng(D)
+    one, other = rng.standard_normal((60, D)), rng.standard_normal((60, D)) * 1.3 + 0.2
+    theirs = poly_mmd(torch.from_numpy(one), torch.from_numpy(other), degree=3, gamma=None, coef=1.0)
+    ours = distances(Points(one, np.arange(60)), Points(other, np.arange(60)))
+    assert ours.kernel == pytest.approx(float(theirs), rel=1e-9)
+    means = [torch.from_numpy(points.mean(0)) for points in (one, other)]
+    spreads = [torch.from_numpy(np.cov(points, rowvar=False)) for points in (one, other)]
+    fid = _compute_fid(means[0], spreads[0], means[1], spreads[1])
+    assert ours.frechet == pytest.approx(float(fid), rel=1e-9)
+
+
+def clicks(bpm, seconds=20):
+    """A bar of four: a loud click and three softer ones, as band of noise."""
+    wave = np.zeros(seconds * RATE, dtype=np.float32)
+    burst = np.random.default_rng(0).standard_normal(800) * np.exp(-np.arange(800) / 150)
+    for number in range(int((seconds - 1) * bpm / 60)):
+        at = round((0.5 + number * 60 / bpm) * RATE)
+        wave[at : at + 800] += (0.2 if number % 4 else 0.5) * burst
+    return wave[None]
+
+
+@pytest.mark.parametrize("bpm", [72, 90, 108, 126, 150])
+def test_onset_rate_and_tempo_of_librosa(bpm):
+    """Of tempo librosa's autocorrelation knows 86 values only, up to 5 % apart at 200 a minute."""
+    librosa = pytest.importorskip("librosa", reason="librosa is not installed: pip install librosa")
+    wave = clicks(bpm)
+    theirs = len(librosa.onset.onset_detect(y=wave[0], sr=RATE)) / (wave.shape[1] / RATE)
+    assert measure(wave, RATE).onsets_per_second == pytest.approx(theirs, rel=0.02)
+    tempo = float(librosa.feature.tempo(y=wave[0], sr=RATE)[0])
+    found, _ = music(wave, RATE)
+    assert min(abs(math.log2(found.tempo_bpm / tempo) - octave) for octave in (-1, 0, 1)) < math.log2(1.04)

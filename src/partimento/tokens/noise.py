@@ -113,6 +113,8 @@ class ClipNoise:
         blind_uniform_C, blind_order_C = _blind(self._uniform_C2), _blind(self._order_C2)
         alike_C = np.abs(uniform_C) < np.maximum(CLIP_UNIFORM_NATS, blind_uniform_C)
         alike_C &= blind_uniform_C < CLIP_SEES_NATS
+        # Of short clips, order cannot be denied, but it can be plain: then even frequencies are a tune's, not noise's.
+        alike_C &= ~((order_C >= CLIP_ORDER_NATS) & (_sigmas(self._order_C2) >= SIGMAS))
         tells_C = blind_order_C < CLIP_SEES_NATS
         silent_C = uniform_C > math.log(max(self._cardinalities) / 2)
         shuffled_C = (np.abs(order_C) < CLIP_ORDER_NATS) & tells_C & ~silent_C
@@ -129,6 +131,11 @@ class ClipNoise:
 def _blind(agreement_C2: NDArray[np.float64]) -> NDArray[np.float64]:
     """`Agreement.blind` with the least variance: that of the expected number."""
     return np.log1p(SIGMAS / np.sqrt(np.maximum(1.0, agreement_C2[:, 1])))
+
+
+def _sigmas(agreement_C2: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of what was seen beyond chance, by the same variance."""
+    return (agreement_C2[:, 0] - agreement_C2[:, 1]) / np.sqrt(np.maximum(1.0, agreement_C2[:, 1]))
 
 
 def _nats(agreement_C2: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,13 +7,12 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from ward import Healthy, toys
-from ward.logs import scaled
-
 from partimento.errors import PartimentoError
 from partimento.tokens.draw import Batch
 from partimento.training.publish import export_weights
 from partimento.training.tasks.codes import CodesTask
+from ward import Healthy, toys
+from ward.logs import scaled
 
 ALONE = {"start": None}
 """No adversary."""

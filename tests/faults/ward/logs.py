@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from ward import Planted, toys
 
 from partimento.errors import PartimentoError
 from partimento.models import attention, decoder
 from partimento.tokens.draw import Batch
 from partimento.training import engine, objective, schedule, stages
 from partimento.training.tasks.codes import CodesTask
+from ward import Planted, toys
 
 UNGUARDED = {"sigma": 1e9, "rollbacks": 0}
 CONSTANT = {"schedule": "constant"}
@@ -105,6 +105,11 @@ def goes_nan(folder: Path) -> Path:
     return given_up(folder, lambda: toys.train(folder, task=task))
 
 
+def codec_leaps(folder: Path) -> Path:
+    plan = {"adversary": {"start": None}, "optim": CONSTANT, "guard": UNGUARDED, "train": {**ONCE, "log_every": 2}}
+    return hot(folder, lambda step: 300.0 if step >= 80 else 1.0, family="codec", steps=110, **plan)
+
+
 def learns_garbage(folder: Path) -> Path:
     return toys.train(folder, task=Garbage, guard=UNGUARDED)
 
@@ -135,6 +140,11 @@ def few(folder: Path, clips: int, frames: int) -> Path:
 def four_clips(folder: Path) -> Path:
     data = {"pack": str(few(folder, 5, 90)), "window": 32}
     return toys.train(folder, data=data, model={"width": 64}, steps=250)
+
+
+def four_clips_with_text(folder: Path) -> Path:
+    data = {"pack": str(few(folder, 5, 90)), "window": 32}
+    return toys.train(folder, "dia", data=data, model={"width": 64}, steps=250)
 
 
 def attends_to_other_items(folder: Path) -> Path:
@@ -169,17 +179,25 @@ def tiny_clip(folder: Path) -> Path:
     return toys.train(folder, steps=100, optim={"clip": 1e-3})
 
 
+def small_clip(folder: Path) -> Path:
+    return toys.train(folder, steps=100, optim={"clip": 0.015})
+
+
+def four_short_items(folder: Path) -> Path:
+    return toys.train(folder, data={"window": 8}, optim={"batch": 1, "accumulate": 4, "lr": 2e-3}, steps=300)
+
+
 def two_short_items(folder: Path) -> Path:
     return toys.train(folder, data={"window": 8}, optim={"batch": 1, "accumulate": 2, "lr": 2e-3}, steps=300)
 
 
-def slow_loader(folder: Path) -> Path:
-    """By the clock of the steps, so that it is slow on every machine."""
+def loaded(folder: Path, times: Callable[[int], float]) -> Path:
+    """A batch takes so many times as long as a step: by the clock of the steps, so that it is slow on every machine."""
     step_with, took = engine.train_step, [0.01]
 
     class Slow(CodesTask):
         def batch(self, step: int, micro: int, attempt: int = 0) -> Batch:
-            time.sleep(3 * took[0])
+            time.sleep(times(step) * took[0])
             return super().batch(step, micro, attempt)
 
     with toys.playing() as patch:
@@ -187,10 +205,18 @@ def slow_loader(folder: Path) -> Path:
         def timed(*args: Any) -> None:
             began = time.perf_counter()
             step_with(*args)
-            took[0] = min(0.2, time.perf_counter() - began)
+            took[0] = min(0.1, time.perf_counter() - began)
 
         patch.setattr(engine, "train_step", timed)
         return toys.train(folder, steps=60, task=Slow, data={"window": 16}, optim={"batch": 2})
+
+
+def slow_loader(folder: Path) -> Path:
+    return loaded(folder, lambda step: 3.0)
+
+
+def loader_that_pauses(folder: Path) -> Path:
+    return loaded(folder, lambda step: 15.0 if step % 10 == 0 else 0.0)
 
 
 def shapes_that_change(folder: Path) -> Path:
@@ -212,6 +238,14 @@ def schedule_begins_anew(folder: Path) -> Path:
         right = schedule.shape
         patch.setattr(engine, "shape", lambda step, optim, steps: right(step % (steps // 2), optim, steps // 2))
         return toys.train(folder)
+
+
+def schedule_lags(folder: Path) -> Path:
+    """As after a resume that forgot where the schedule was."""
+    with toys.playing() as patch:
+        right = schedule.shape
+        patch.setattr(engine, "shape", lambda step, optim, steps: right(max(0, step - 60), optim, steps))
+        return toys.train(folder, steps=120)
 
 
 def counts_items_twice(folder: Path) -> Path:
@@ -239,7 +273,11 @@ def last_gradient_times_1000(folder: Path) -> Path:
 
 
 def scores_not_scaled(folder: Path) -> Path:
-    return toys.train(folder, model={"width": 64, "heads": 1, "attention_scale": 1.0})
+    return toys.train(folder, steps=60, model={"width": 64, "heads": 1, "attention_scale": 1.0})
+
+
+def scores_next_to_even(folder: Path) -> Path:
+    return toys.train(folder, steps=60, model={"width": 64, "heads": 1, "attention_scale": 0.005})
 
 
 def block_detached(folder: Path) -> Path:
@@ -318,25 +356,33 @@ PLANTED = (
     Planted("divergence", "log", "From step 100 on 300 times as large; the run goes back twice, gives up.", gives_up),
     Planted("divergence", "log", "A stage with 40 times the rate; the guard is off.", stage_too_hot),
     Planted("divergence", "log", "The loss is not a number from step 150 on; the run gives up.", goes_nan),
+    Planted("divergence", "log", "The steps of a codec are 300 times as large from step 80 on.", codec_leaps),
     Planted("late_spike", "log", "The codes of step 160 of 200 are chance; the guard is off.", learns_garbage),
     Planted("late_spike", "log", "The codes of step 160 of 200 are chance; the guard skips it.", skips_garbage),
     Planted("late_spike", "log", "Step 160 of 200 is 80 times as large; the guard is off.", one_hot_step),
     Planted("plateau", "log", "A constant rate of 1e-6 from the beginning.", rate_next_to_nothing),
     Planted("plateau", "log", "A restorer at a constant rate of 1e-8.", restorer_stands),
     Planted("overfitting", "log", "Four clips of two seconds, gone through some 350 times.", four_clips, ("tiny_data",)),
+    Planted(
+        "overfitting", "log", "The same, of a model that reads text.", four_clips_with_text, ("tiny_data",)
+    ),
     Planted("no_time_mixing", "log", "Attention takes the batch for time.", attends_to_other_items),
     Planted(
         "discriminator_wins", "log", "A strong discriminator; the codec hardly learns (rate 1e-6).", adversary_wins,
         ("plateau",),
     ),
     Planted("clipped_always", "log", "optim.clip = 1e-3.", tiny_clip),
+    Planted("clipped_always", "log", "optim.clip = 0.015, a fiftieth of the norm.", small_clip),
+    Planted("batch_too_small", "log", "Four windows of eight frames a step.", four_short_items),
     Planted("batch_too_small", "log", "Two windows of eight frames a step.", two_short_items),
     Planted("data_stall", "log", "A batch takes three times as long to draw as a step to compute.", slow_loader),
+    Planted("data_stall", "log", "One batch of ten takes fifteen times as long.", loader_that_pauses),
     Planted(
         "recompiles", "log", "Windows of another length every second step, compiled (the graphs run eagerly).",
         shapes_that_change,
     ),
     Planted("schedule_mismatch", "log", "The schedule begins anew after half of the steps.", schedule_begins_anew),
+    Planted("schedule_mismatch", "log", "The schedule is 60 steps late.", schedule_lags),
     Planted("schedule_mismatch", "log", "Items are counted twice.", counts_items_twice),
     Planted("rate_too_high", "log", "optim.lr times 100.", rate_times_100, ("divergence",)),
     Planted("rate_too_high", "log", "optim.lr times 100, of a model that reads text.", dia_times_100, ("divergence",)),
@@ -345,6 +391,7 @@ PLANTED = (
         last_gradient_times_1000,
     ),
     Planted("attention_scale", "log", "model.attention_scale = 1 with one head of 64.", scores_not_scaled),
+    Planted("attention_scale", "log", "model.attention_scale = 0.005 with one head of 64.", scores_next_to_even),
     Planted("layer_without_gradient", "log", "The second block is detached, and the audit off.", block_detached),
     Planted("loss_of_other_targets", "log", "Dropout of one half in validation alone.", drops_in_validation),
     Planted("loss_of_other_targets", "log", "Label smoothing of 0.1 in validation alone.", smooths_in_validation),

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from ward import Planted, toys
 
 from partimento import commit
 from partimento.models.decoder import CodeDecoder
@@ -22,6 +21,7 @@ from partimento.tokens.pack import Pack
 from partimento.tokens.places import Places
 from partimento.training.ema import Ema
 from partimento.training.optim import Optimizers
+from ward import Planted, toys
 
 Change = Callable[[dict[str, Tensor]], None]
 LATE = 8  # codes that the packs here keep for the ends of clips, or for held-out ones
@@ -250,7 +250,7 @@ PLANTED = (
     Planted(
         "ema_broken", "weights", "the raw weights stored as their own average", the_average_is_the_weights
     ),
-    Planted("oscillation", "weights", "the sign of the rate turned at the last checkpoint but one", every_stretch_undone),
+    Planted("oscillation", "weights", "the sign of the rate turned after 32 of 48 steps", every_stretch_undone),
     Planted(
         "dead_codes", "weights", "windows begin in the first 20 frames of a clip, and 8 codes of 32 come later",
         the_draw_never_gets_there, also=("fixed_crops",), slow=True,

@@ -52,15 +52,16 @@ def publish(
 ) -> dict[str, Any]:
     """Write the directory `to` of the run `source` (its best checkpoint, else its newest): weights, configuration, the
     card README.md, report.html, ATTRIBUTION.tsv where the data asks for it, .gitattributes, and partimento.json with
-    the hash of each. `licence` is what you give the weights, a name as the hub has them ("cc-by-4.0"); without it the card
-    says unknown. Of a folder of weights, which knows no run, it is the weights alone.
+    the hash of each. `licence` is what you give the weights, a name as the hub has them ("cc-by-4.0"); without it the
+    card says unknown. Of a folder of weights, which knows no run, it is the weights alone.
 
     Where `to` is an export of the same weights, its documents are written again: a README.md that was edited stays, and
     the new one lies beside it as README.generated.md.
 
-    Returns {"to", "layout", "tensors", "parameters", "source", "card" (written, kept or none), "notes"}. Raises
-    WEIGHTS008 (something else is at `to`), PUB001 and PUB002 (the export that is there was changed), PUB004 (not the
-    name of a licence), and what `training.publish.export_weights` raises.
+    Returns {"to", "layout", "tensors", "parameters", "source", "card" (written, kept or none), "notes"}.
+
+    Raises WEIGHTS008 (something else is at `to`), PUB001 and PUB002 (the export that is there was changed), PUB004 (not
+    the name of a licence), and what `training.publish.export_weights` raises.
     """
     progress, source, to = progress or Quiet(), Path(source), Path(to)
     _check_licence(licence)

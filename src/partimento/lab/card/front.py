@@ -69,9 +69,9 @@ def licence_fields(text: str | None) -> dict[str, str]:
     if text is None:
         return {"license": "unknown"}
     name = re.sub(r"[\s_]+", "-", text.strip().lower())
-    return (
-        {"license": name} if name in LICENCES else {"license": "other", "license_name": re.sub(r"[^\w.+-]", "-", name)}
-    )
+    if name in LICENCES:
+        return {"license": name}
+    return {"license": "other", "license_name": re.sub(r"[^\w.+]+", "-", name).strip("-")}
 
 
 def front(known: Known) -> dict[str, Any]:
@@ -123,13 +123,14 @@ def _block(value: Any, indent: str) -> list[str]:
         lines = []
         for key, inner in value.items():
             if isinstance(inner, Mapping | list) and inner:
-                lines += [f"{indent}{key}:", *_block(inner, indent + ("  " if isinstance(inner, Mapping) else ""))]
+                deeper = indent + ("  " if isinstance(inner, Mapping) else "")
+                lines += [f"{indent}{_scalar(key)}:", *_block(inner, deeper)]
             else:
-                lines.append(f"{indent}{key}: {_scalar(inner)}")
+                lines.append(f"{indent}{_scalar(key)}: {_scalar(inner)}")
         return lines
     lines = []
     for inner in value:
-        if isinstance(inner, Mapping | list):
+        if isinstance(inner, Mapping | list) and inner:
             block = _block(inner, indent + "  ")
             lines += [f"{indent}- {block[0].lstrip()}", *block[1:]]
         else:
@@ -139,7 +140,20 @@ def _block(value: Any, indent: str) -> list[str]:
 
 def _scalar(value: Any) -> str:
     """Bare where no reader of YAML could take it for something else."""
-    if isinstance(value, str) and re.fullmatch(r"[a-z][a-z0-9]*([-._/+][A-Za-z0-9]+)*", value):
-        reserved = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
-        return value if value not in reserved else json.dumps(value)
-    return json.dumps(value, ensure_ascii=True)
+    if isinstance(value, str):
+        bare = re.fullmatch(r"[a-z][a-z0-9]*([-._/+][A-Za-z0-9]+)*", value) and value not in _RESERVED
+        return value if bare else f'"{"".join(map(_quoted, value))}"'
+    text = json.dumps(value, allow_nan=False)
+    if isinstance(value, float) and "e" in text:  # YAML 1.1 asks for a point and a sign
+        mantissa, _, exponent = text.partition("e")
+        return f"{mantissa}{'' if '.' in mantissa else '.0'}e{int(exponent):+d}"
+    return text
+
+
+def _quoted(letter: str) -> str:
+    if letter in '"\\':
+        return f"\\{letter}"
+    return letter if letter.isprintable() and ord(letter) < 0x10000 else f"\\U{ord(letter):08x}"
+
+
+_RESERVED = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}

@@ -27,8 +27,8 @@ Examine = Callable[[Patient], Examined]
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """`findings` are ranked. `standing` is what `explain-loss` says of the run in a sentence, or None. `other` is the
-    diagnosis of a second run, if one was given."""
+    """`findings` are ranked. `standing` is what `explain-loss` says of the run in a sentence, or None. `ended` is False
+    of a run that is still training, or was killed. `other` is the diagnosis of a second run, if one was given."""
 
     path: str
     kind: str
@@ -39,6 +39,7 @@ class Diagnosis:
     missing: tuple[str, ...]
     standing: str | None
     seconds: float
+    ended: bool = True
     other: Diagnosis | None = field(default=None)
 
     @property
@@ -61,6 +62,7 @@ class Diagnosis:
             "kind": self.kind,
             "family": self.family,
             "step": self.step,
+            "ended": self.ended,
             "standing": self.standing,
             "findings": [_finding(one) for one in self.findings],
             "fine": list(self.fine),
@@ -106,6 +108,7 @@ def examine(patient: Patient, names: Sequence[str] = EXAMINERS) -> Diagnosis:
         missing=tuple(dict.fromkeys([*(text for one in seen for text in one.missing), *unknown])),
         standing=standing,
         seconds=time.monotonic() - began,
+        ended=patient.run is None or (patient.log.ended or {}).get("kind") == "end",
     )
 
 

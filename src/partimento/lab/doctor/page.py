@@ -16,7 +16,9 @@ from partimento.lab.doctor.finding import diseases
 
 def page(found: Diagnosis, to: str | Path) -> Path:
     """Write the page to the file `to` and return its path. Raises SYS002 where it cannot be written."""
-    html = pages.environment().get_template("doctor.html").render(
+    environment = pages.environment()
+    environment.filters["whole"] = lambda line: line.replace(" %", "\N{NO-BREAK SPACE}%")  # no line begins with it
+    html = environment.get_template("doctor.html").render(
         style=Markup(pages.asset("report.css") + pages.asset("doctor.css")),
         found=found,
         diseases=diseases(),

@@ -23,7 +23,9 @@ def text(found: Diagnosis) -> str:
     if found.missing:
         parts.append("Could not be looked at\n" + "\n".join(map(_item, found.missing)))
     if found.other is not None:
-        parts.append(f"{_head(found.other)}\n{summary(found.other)}\n{_wrapped(against(found, found.other))}")
+        theirs = [_item(line_of(one)) for one in found.other.diagnoses]
+        rows = [_head(found.other), summary(found.other), *theirs, _wrapped(against(found, found.other))]
+        parts.append("\n".join(rows))
     return "\n\n".join(parts)
 
 
@@ -33,7 +35,8 @@ def summary(found: Diagnosis) -> str:
     if not likely:
         count = len(found.remarks)
         remarks = f" ({count} remark{'s' * (count > 1)})" if count else ""
-        return f"Nothing is wrong that the doctor knows of{remarks}."
+        little = "" if found.step else " It has made no step yet, so there is little to see."
+        return f"Nothing is wrong that the doctor knows of{remarks}.{little}"
     named = "; ".join(f"{_name(one)} ({one.confidence:.0%})".replace("%", " %") for one in likely[:3])
     more = f"; and {len(likely) - 3} more" if len(likely) > 3 else ""
     return f"{named}{more}."
@@ -60,6 +63,7 @@ def against(one: Diagnosis, other: Diagnosis) -> str:
 
 def _head(found: Diagnosis) -> str:
     facts = [found.family or "unknown family", f"step {found.step:,}" if found.step is not None else "no step"]
+    facts += [] if found.ended else ["not ended"]
     return f"{found.name} ({', '.join(facts)})"
 
 

@@ -20,7 +20,7 @@ from partimento.runs import demos
 from partimento.runs.run import resume_command
 
 MOST_DIFFERENCES, MOST_LINES, MOST_SOUNDS = 16, 12, 8
-HAPPENED = ("alarm", "rollback", "halt", "note", "resume", "torn")
+HAPPENED = ("alarm", "rollback", "halt", "note", "resume")
 
 
 def entry(one: Experiment, others: Sequence[Experiment], log: Path) -> Block:
@@ -103,13 +103,13 @@ def _happened(one: Experiment) -> list[str]:
     lines = []
     for event in events[:MOST_LINES]:
         values = {"alarm": event.get("alarm"), "resume": event.get("checkpoint")}.get(event["kind"])
-        text = (
-            event.get("text") or event.get("reason") or ("a line of the log is torn" if event["kind"] == "torn" else "")
-        )
+        text = event.get("text") or event.get("reason") or ""
         said = ": ".join(prose.plain(part) for part in (event["kind"], values, text) if part)
         lines.append(f"- step {event['step']:,}: {said}")
     if len(events) > MOST_LINES:
         lines.append(f"- and {len(events) - MOST_LINES} more in {prose.code('events.jsonl')}")
+    if torn := sum(event["kind"] == "torn" for event in one.events):
+        lines.append(f"- lines of the log that are torn and were left out: {torn}")
     return lines
 
 

@@ -59,17 +59,19 @@ def index_page(
     days: Sequence[tuple[Date, Sequence[Experiment], str | None]], runs: Sequence[str]
 ) -> list[Block | Hand]:
     """`days` with their experiments and the goal that was written by hand, newest first; `runs` have a page each."""
-    rows = [
-        [
-            f"[{day.isoformat()}]({day.isoformat()}.md)",
-            prose.plain(goal) if goal else "–",
-            str(len(found)),
-            ", ".join(prose.code(one.run.id) for one in found[:4]) + (" …" if len(found) > 4 else ""),
-        ]
-        for day, found, goal in days
-    ]
+    rows = []
+    for day, found, goal in days:
+        alone, together = apart(found)
+        names = [one.name for one in together] + [one.run.id for one in alone]
+        told = ", ".join(map(prose.code, names[:4])) + (" …" if len(names) > 4 else "")
+        address = f"[{day.isoformat()}]({day.isoformat()}.md)"
+        rows.append([address, prose.plain(goal) if goal else "–", str(len(names)), str(len(found)), told])
     body = "# Research log\n\n"
-    body += prose.table(["day", "goal", "experiments", "runs"], rows, right=[2]) if rows else "No day has a page yet."
+    body += (
+        prose.table(["day", "goal", "experiments", "runs", "names"], rows, right=[2, 3])
+        if rows
+        else "No day has a page yet."
+    )
     if runs:
         body += "\n\n## Runs\n\n" + "\n".join(f"- [{prose.plain(run)}](runs/{run}.md)" for run in runs)
     return [Block("index", prose.safe(body)), Hand("About this log", "What is this project to find out?")]

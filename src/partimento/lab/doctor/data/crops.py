@@ -23,6 +23,7 @@ WINDOWS = 4096
 FEW = 50  # windows of clips that are longer than a window by an eighth or more
 BINS = 20
 FIXED, MANY = 0.7, 0.4  # share of the windows that lie at one place beyond what the draw means to
+HARDLY = 0.1  # share of the windows that are drawn freely, under which a begin_share is no choice any more
 TOLD_APART = 0.003  # of the targets, by which windows at the beginning must differ from drawn ones
 NEAR = 0.25  # of that difference, within which the log fits one of the two
 
@@ -76,7 +77,8 @@ def _placed(draw: Draw, room_B: Places, start_B: Places, begin_share: float) -> 
         height=2.0,
     )
     # A share that was asked for is a choice, as long as it leaves enough of the rest.
-    confidence = 0.95 if excess >= FIXED else 0.55 if excess - begin_share >= MANY / 2 else 0.4
+    asked = commonest == 0 and excess - begin_share < MANY / 2 and 1 - begin_share > HARDLY
+    confidence = 0.4 if asked else 0.95 if excess >= FIXED else 0.55
     return Finding("fixed_crops", confidence, (Evidence(f"{said}.", chart),), f"step {commonest} of every clip"), ()
 
 

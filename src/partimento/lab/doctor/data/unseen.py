@@ -1,23 +1,28 @@
 """Codes that held-out clips use and that training never shows, book by book.
 
-A small pack never shows all codes, and other music uses others, so the same is asked of two halves of the training
-clips that share no source: what the one half has and the other has not is the measure.
+A small pack never shows all codes, and other music uses others, so the same is asked of each source of the training
+clips against all others: what these lack of it is the measure, and how far sources differ in it is the doubt. (Sources
+are split by chance, so a held-out one is, where nothing is wrong, one of the same kind.)
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
+from partimento import keyed
 from partimento.lab import charts
 from partimento.lab.charts import Line
 from partimento.lab.doctor.data.seen import Clips, Seen
 from partimento.lab.doctor.finding import Evidence, Examined, Finding
-from partimento.tokens import counting
 from partimento.tokens.pack import Pack
 
 LEAST = 0.02  # of the held-out codes of a book
-TIMES = 2.0  # what halves of the training clips show of one another
+TIMES, SPREADS = 2.0, 3.0  # what sources lack of one another, and standard errors of that, which are no fault
+SOURCES = 64  # that are asked
+FEW = 4  # sources, under which they say nothing of one another
 
 
 def examine(seen: Seen, pack: Pack) -> Examined:
@@ -26,12 +31,15 @@ def examine(seen: Seen, pack: Pack) -> Examined:
     if not train_KV[0].any() or not valid_KV[0].any():
         return Examined(missing=(f"{what}: a split has no clips.",))
     unseen_K = _unseen(train_KV, valid_KV)
-    usual_K = _halves(pack, seen.read.train)
-    worst = int(np.argmax(unseen_K - TIMES * usual_K))
     said = f"{100 * unseen_K.mean():.2g} % of the held-out codes never occur in the training clips"
     partly = "" if len(seen.read.train) == len(seen.splits[0]) else f", of {seen.how_much}"
     if unseen_K.max() < LEAST:
         return Examined(fine=(f"Training shows the codes of the held-out clips: {said}{partly}.",))
+    lacking_SK = _sources(pack, seen.read.train, train_KV)
+    usual_K = lacking_SK.mean(axis=0)
+    doubt_K = lacking_SK.std(axis=0) * math.sqrt(1 / len(lacking_SK) + 1 / len(_by_source(pack, seen.read.valid)))
+    excess_K = unseen_K - TIMES * usual_K - SPREADS * doubt_K
+    worst = int(np.argmax(excess_K))
     books = range(1, len(unseen_K) + 1)
     evidence = [
         Evidence(
@@ -40,15 +48,19 @@ def examine(seen: Seen, pack: Pack) -> Examined:
                 "doctor-unseen",
                 [
                     Line("held out", books, (100 * unseen_K).tolist(), charts.VERMILION),
-                    Line("training halves", books, (100 * usual_K).tolist(), charts.MUTED),
+                    Line("a training source", books, (100 * usual_K).tolist(), charts.MUTED),
                 ],
-                y_label="% of the codes, unseen in training",
+                y_label="% of the codes, unseen in (the rest of) training",
                 height=2.0,
             ),
-        ),
-        Evidence(f"Halves of the training clips have {100 * usual_K.mean():.2g} % of such codes against one another."),
+        )
     ]
-    excess = float(unseen_K[worst] - TIMES * usual_K[worst])
+    if len(lacking_SK) < FEW:
+        evidence.append(Evidence(f"Training sources are too few ({len(lacking_SK)}) to tell how much of that is usual."))
+        return Examined((Finding("unseen_codes", 0.3, tuple(evidence), f"book {worst + 1}"),))
+    usual = f"{100 * usual_K.mean():.2g} % of the codes of a training source occur in no other one"
+    evidence.append(Evidence(f"{usual}, on average of {len(lacking_SK)}."))
+    excess = float(excess_K[worst])
     confidence = 0.3 if excess < LEAST else min(0.9, 0.55 + excess)
     return Examined((Finding("unseen_codes", round(confidence, 2), tuple(evidence), f"book {worst + 1}"),))
 
@@ -60,11 +72,21 @@ def _unseen(shown_KV: list[NDArray[np.int64]], held_KV: list[NDArray[np.int64]])
     )
 
 
-def _halves(pack: Pack, train: Clips) -> NDArray[np.float64]:
-    """[K]: the same of each half of the training clips against the other, the mean of both."""
-    counts = []
-    for spans in counting.halves(pack, train):
-        parts = [pack.read(*span) for span in spans]
-        codes_NK = np.concatenate(parts) if parts else np.zeros((0, pack.spec.codebooks), dtype=np.uint16)
-        counts.append([np.bincount(codes_NK[:, book], minlength=V) for book, V in enumerate(pack.spec.cardinalities)])
-    return (_unseen(counts[0], counts[1]) + _unseen(counts[1], counts[0])) / 2
+def _by_source(pack: Pack, clips: Clips) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for clip in clips.tolist():
+        found.setdefault(str(pack.clips.source[clip]), []).append(clip)
+    return found
+
+
+def _sources(pack: Pack, train: Clips, train_KV: list[NDArray[np.int64]]) -> NDArray[np.float64]:
+    """[S, K]: the same of some training sources, each against all others (of the clips that were read)."""
+    found = _by_source(pack, train)
+    rows = []
+    for name in sorted(found, key=lambda name: keyed.key("unseen", name))[:SOURCES]:
+        codes_NK = np.concatenate([pack.read(clip) for clip in found[name]])
+        if len(codes_NK):
+            own_KV = [np.bincount(codes_NK[:, book], minlength=len(n_V)) for book, n_V in enumerate(train_KV)]
+            others_KV = [n_V - own_V for n_V, own_V in zip(train_KV, own_KV, strict=True)]
+            rows.append(_unseen(others_KV, own_KV))
+    return np.array(rows)

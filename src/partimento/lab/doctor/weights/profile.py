@@ -16,10 +16,11 @@ from torch import Tensor
 from partimento.lab.doctor.patient import Snapshot, Tensors
 from partimento.lab.doctor.weights import rows
 from partimento.lab.doctor.weights.spectra import Spectrum, spectral_norm, spectrum
-from partimento.training.optim import EPSILON
 
 SMALLEST = 12
 """A matrix with fewer rows or columns says nothing by its singular values."""
+EPSILON = 1e-8
+"""AdamW's, that of `training.optim` (a test holds it): to import it loads all of torch.distributed."""
 _STRONG = 1e-12
 
 

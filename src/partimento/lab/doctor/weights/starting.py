@@ -11,6 +11,8 @@ from partimento.lab.doctor.weights.rates import Course, decay, peak, way
 
 FEWEST = 64
 """A deviation is told from so many numbers at least."""
+YOUNG = 200
+"""Steps, before which a matrix that began at zero has no rank of its own."""
 _LARGE = ((2.0, 0.0), (4.0, 0.6), (8.0, 0.95))
 _SMALL = ((0.1, 0.95), (0.2, 0.6), (0.35, 0.0))
 TABLES = 0.45
@@ -78,10 +80,12 @@ def _confidence(case: Case, course: Course, one: Profile, root: float, std: floa
 
 def ranks(case: Case) -> Examined:
     """Effective rank and share of the largest singular value of the hidden matrices."""
-    seen = [(one, one.spectrum) for one in case.matrices if one.spectrum is not None]
-    zero = [one.name for one in case.matrices if one.spectrum is None]
+    matrices = [one for one in case.matrices if not _young(case, one)]
+    seen = [(one, one.spectrum) for one in matrices if one.spectrum is not None]
+    zero = [one.name for one in matrices if one.spectrum is None]
     if not seen:
-        return Examined(missing=("Rank: there are no hidden matrices of twelve rows and columns.",))
+        why = "all began at zero or at unknown numbers, too few steps ago" if case.matrices else "there are none"
+        return Examined(missing=(f"Rank, of hidden matrices of twelve rows and columns: {why}.",))
     low = []
     for one, found in seen:
         share = found.rank / found.full
@@ -111,6 +115,14 @@ def ranks(case: Case) -> Examined:
     )  # fmt: skip
     where = named([one.name for one, _, _ in low])
     return Examined((Finding("rank_collapse", sure, (Evidence(text, chart),), where),))
+
+
+def _young(case: Case, one: Profile) -> bool:
+    """Whether it may have begun at zero (as what is added to other weights does) and is made of few gradients yet."""
+    start = case.starts.of(one.name, one.shape)
+    if (start is not None and start.std) or case.course is None or (case.snapshot.step or 0) >= YOUNG:
+        return False
+    return one.root <= way(one, case.course)
 
 
 def _times(value: float) -> str:
