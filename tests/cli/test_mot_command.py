@@ -16,6 +16,8 @@ sys.path += [str(Path(__file__).parents[1] / room) for room in ("training", "pla
 from codes_toy import ToyCodec
 from mot_toy import write_llama, write_musicgen, write_pack
 
+from partimento.errors import PartimentoError
+from partimento.runs import published
 from partimento.tokens import patterns
 from partimento.tokens.text import Words
 from partimento.training.player import Player
@@ -118,9 +120,11 @@ def test_a_flat_run_is_what_transformers_computes(capsys: pytest.CaptureFixture[
     ok(capsys, "train", "mot.toml", *MODEL, *SHORT, *flat, "--run", "flat", "-q")
     told = ok(capsys, "weights", "export", "runs/flat", "--to", "whole", "--as", "transformers", "-q")
     assert told["source"]["run"] == "flat"
-    with pytest.raises(SystemExit):
-        main(["weights", "inspect", "whole"])
-    assert "AutoModelForCausalLM.from_pretrained" in capsys.readouterr().err
+    seen = ok(capsys, "weights", "inspect", "whole")
+    assert "AutoModelForCausalLM.from_pretrained" in seen["loaded by"] and seen["export"]["layout"] == "transformers"
+    with pytest.raises(PartimentoError) as caught:
+        published.read("whole")
+    assert "AutoModelForCausalLM.from_pretrained" in str(caught.value.next)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(place / "whole", trust_remote_code=True).eval()
     player = Player.from_checkpoint(place / "runs" / "flat" / "checkpoints" / "step-000000004")
     text = player.coder.batch([Words.parse("slow | climbing")])

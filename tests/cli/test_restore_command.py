@@ -108,7 +108,7 @@ def test_weights_of_a_restorer(capsys: pytest.CaptureFixture[str], place: Path) 
     assert status == 2 and "WEIGHTS009" in err and not (place / "weights" / "other").exists()
     (place / "weights" / "mine" / "weights.safetensors").write_bytes(b"")
     status, _, err = run(capsys, "weights", "inspect", "weights/mine")
-    assert status == 4 and "RESTORE002" in err
+    assert status == 4 and "PUB002" in err and "weights.safetensors" in err
 
 
 def test_ctrl_c_leaves_no_half_file(place: Path) -> None:

@@ -201,6 +201,18 @@ def spikes(line: dict[str, Any], rng: np.random.Generator, plan: Plan) -> None:
         line["grad_norm"] *= 6
 
 
+def comes_back_slowly(line: dict[str, Any], rng: np.random.Generator, plan: Plan) -> None:
+    """One step at 700 spoils what the next three hundred learn again."""
+    over = plan.strength * math.exp(-(line["step"] - 710) / 150) if line["step"] > 700 else 0.0
+    line["ce_K"] = [value + over for value in line["ce_K"]]
+
+
+def forgets(line: dict[str, Any], rng: np.random.Generator, plan: Plan) -> None:
+    """A stage at 400 takes back a share of what was learned, and stays there."""
+    if line["step"] > 400:
+        line["ce_K"] = [value + plan.strength * (GUESS - value) for value in line["ce_K"]]
+
+
 def skips(line: dict[str, Any], rng: np.random.Generator, plan: Plan) -> None:
     if line["step"] >= 800:
         line["skipped"] = 1
@@ -248,6 +260,11 @@ def harder(held: dict[str, Any], rng: np.random.Generator, plan: Plan) -> None:
     held["ce_K"] = [value + plan.strength for value in held["ce_K"]]
 
 
+def grows_apart(held: dict[str, Any], rng: np.random.Generator, plan: Plan) -> None:
+    """What is different shows with what is learned: little at the first validation, more at the second."""
+    held["ce_K"] = [value + plan.strength * held["step"] / 100 for value in held["ce_K"]]
+
+
 def blind(line: dict[str, Any], rng: np.random.Generator, plan: Plan) -> None:
     """Never under a table of pairs."""
     line["ce_K"][0] = max(line["ce_K"][0], 5.0 + plan.strength + 0.02 * rng.normal())
@@ -271,10 +288,14 @@ def without_null(line: dict[str, Any], rng: np.random.Generator, plan: Plan) -> 
 GAN = {"adversary.start": 0}
 HEALTHY["a noisy gradient"].change = noisy
 DISEASES: dict[str, list[Plan]] = {
-    "divergence": [Plan(change=diverges, strength=s) for s in (0.7, 1.5, 4.0)],
+    "divergence": [
+        *(Plan(change=diverges, strength=s) for s in (0.7, 1.5, 4.0)),
+        *(Plan({"train.stages": [{"start": 400, "lr": 9.0}]}, change=forgets, strength=s) for s in (0.7, 0.95)),
+    ],
     "late_spike": [
         *(Plan(change=spikes, strength=s) for s in (0.5, 1.0, 3.0)),
         *(Plan(change=skips, strength=s) for s in (1.0, 3.0)),
+        *(Plan(change=comes_back_slowly, strength=s) for s in (0.6, 2.0)),
     ],
     "plateau": [
         Plan({"optim.schedule": "constant", "optim.lr": lr}, noise=noise)
@@ -292,8 +313,11 @@ DISEASES: dict[str, list[Plan]] = {
     "attention_scale": [
         Plan({"model.attention_scale": s, "model.width": 512, "model.heads": 4}) for s in (0.25, 0.5, 1.0)
     ],
-    "loss_of_other_targets": [Plan(valid=harder, strength=s) for s in (0.6, 1.0, 3.0)],
-    "no_time_mixing": [Plan(change=blind, valid=blind_too, strength=s, frames=100_000) for s in (0.0, 0.1, 0.3)],
+    "loss_of_other_targets": [
+        *(Plan(valid=harder, strength=s) for s in (0.6, 1.0, 3.0)),
+        Plan(valid=grows_apart, strength=0.2, frames=600_000),
+    ],
+    "no_time_mixing": [Plan(change=blind, valid=blind_too, strength=s, frames=100_000) for s in (-0.2, 0.0, 0.1, 0.3)],
     "discriminator_wins": [Plan(GAN, family="codec", change=wins, strength=s) for s in (0.93, 0.97, 1.0)],
     "guidance_without_null": [
         Plan({"demo.guidance": [s], "data.null_share": 0.0}, change=without_null) for s in (2.0, 3.0, 5.0)

@@ -131,7 +131,7 @@ def test_a_training_begins_with_it_under_its_name_on_the_hub(
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         main(["weights", "inspect", "me/music", "--json"])
-    seen = json.loads(capsys.readouterr().out)
+    seen = json.loads(capsys.readouterr().out)["export"]
     assert not ended.value.code and seen["card"]["metrics"][0]["type"] == "bits_per_second" and not seen["edited"]
     told = publish(tmp_path / "runs" / "on", tmp_path / "again", weights="raw")
     assert told["source"]["weights"] == "raw"

@@ -75,6 +75,23 @@ def test_what_a_rollback_mended_is_a_remark_with_its_reason(tmp_path: Path) -> N
     assert "the loss left its level" in found.evidence[0].text and "mended" in (found.where or "")
 
 
+def test_skips_that_a_rollback_answered_are_a_remark(tmp_path: Path) -> None:
+    """The run goes back from 500 to 400, and one step of the same stretch is skipped once more."""
+
+    def skipped_again(events: list[dict[str, Any]], plan: fakes.Plan) -> list[dict[str, Any]]:
+        again = fakes.rolled_back(events, plan)
+        begun = next(place for place, event in enumerate(again) if event["kind"] == "rollback")
+        skip = {"loss": 900.0, "norm": 90.0, "loss_limit": 5.5, "norm_limit": 4.0}
+        return [
+            {**event, "skip": skip} if place > begun and event["kind"] == "train" and event["step"] == at else event
+            for place, event in enumerate(again)
+        ]
+
+    for at, likely in ((470, False), (570, True)):
+        found = fakes.diagnosed(fakes.patient(fakes.Plan(log=skipped_again), 0, tmp_path / str(at)))
+        assert (first(found, "late_spike").confidence >= LIKELY) == likely
+
+
 def test_a_rollback_that_leads_nowhere_is_a_divergence(tmp_path: Path) -> None:
     def gave_up(events: list[dict[str, Any]], plan: fakes.Plan) -> list[dict[str, Any]]:
         kept = [event for event in fakes.rolled_back(events, plan) if event["step"] <= 450 or event["kind"] == "train"]

@@ -154,6 +154,15 @@ def test_the_log_alone_tells_noise(tmp_path, healthy):
     assert any("the pack is gone" in one and "silence" in one for one in found.missing)
 
 
+def test_short_tunes_of_even_codes_are_no_noise(tmp_path):
+    """Too short to deny an order, and even enough to look as if drawn alike: but their order is plain."""
+    rng = np.random.default_rng(0)
+    clips = [(np.arange(90)[:, None] * stride + rng.integers(V) + np.arange(K)) % V for stride in (1, 3, 5, 7, 9, 11)]
+    assert "noise_data" not in named(make_run(tmp_path, write_pack(tmp_path / "a", clips[:4], clips[4:])))
+    noisy = [rng.integers(0, V, (200, K)) if number < 3 else clip for number, clip in enumerate(clips)]
+    assert "noise_data" in likely(make_run(tmp_path / "b", write_pack(tmp_path / "b" / "pack", noisy[:4], noisy[4:])))
+
+
 @pytest.mark.parametrize(("share", "sure"), [(0.1, False), (0.5, True)])
 def test_silence_in_the_data(tmp_path, share, sure):
     clips = healthy_clips()
@@ -189,6 +198,13 @@ def test_a_small_pack_that_shows_few_codes_is_a_remark(tmp_path):
     clips = [rng.integers(0, V, (25, K)).astype(np.uint16) for _ in range(4)]
     found = named(make_run(tmp_path, write_pack(tmp_path / "pack", clips[:3], clips[3:]), data={"window": 16}))
     assert 0 < found["unseen_codes"] < LIKELY
+
+
+def test_three_sources_do_not_tell_what_is_usual(tmp_path):
+    clips, held = healthy_clips(3, codes=48), healthy_clips(8, 100)
+    patient = make_run(tmp_path, write_pack(tmp_path / "pack", clips, held))
+    (found,) = [one for one in data.examine(patient).findings if one.disease == "unseen_codes"]
+    assert found.confidence < LIKELY and "too few (3)" in found.evidence[1].text
 
 
 def with_noise(codes, share, seed=0):
@@ -238,8 +254,9 @@ def test_windows_that_all_begin_with_their_clip(tmp_path, healthy):
     (found,) = data.examine(patient).findings
     assert (found.disease, found.where) == ("fixed_crops", "step 0 of every clip")
     assert found.confidence >= 0.9 and "<svg" in found.evidence[0].chart
-    chosen = Seen(make_run(tmp_path / "b", healthy, data={"begin_share": 0.5}))
-    assert 0 < alone(crops.examine, chosen, healthy)["fixed_crops"] < LIKELY
+    for share in (0.5, 0.6, 0.8):
+        chosen = Seen(make_run(tmp_path / str(share), healthy, data={"begin_share": share}))
+        assert 0 < alone(crops.examine, chosen, healthy)["fixed_crops"] < LIKELY
     few = Seen(make_run(tmp_path / "c", healthy, data={"begin_share": 0.2}))
     assert alone(crops.examine, few, healthy) == {}
 

@@ -26,7 +26,10 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Toys:
     return Toys(tmp_path_factory.mktemp("toys"))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+SLOW = {"rvq", "mot"}  # as dia, for the head of a card
+
+
+@pytest.mark.parametrize("family", [pytest.param(one, marks=[pytest.mark.slow] * (one in SLOW)) for one in FAMILIES])
 def test_the_hub_reads_the_card(family: str, toys: Toys, tmp_path: Path) -> None:
     licence = {"rvq": "cc-by-4.0", "dia": "My own, v2"}.get(family)
     publish(toys.run(family).path, tmp_path / "on: a #name", licence=licence)

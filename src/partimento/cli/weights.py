@@ -124,7 +124,8 @@ def _exported(found: Exported, as_json: bool) -> None:
 
     inner, more = _inner(found)
     edited = exported.edited(found)
-    values = {**inner, "source": found.source, "card": found.card, "layout": found.layout, "edited": edited}
+    told = {name: getattr(found, name) for name in ("family", "layout", "source", "card")}
+    values = {**inner, "export": {**told, "edited": edited}}
     card = found.card
     data, metrics = card.get("data") or {}, card.get("metrics") or []
     train = (data.get("splits") or {}).get("train")

@@ -30,7 +30,7 @@ def rvq_parallel_muon(folder: Path) -> Path:
 
 
 def rvq_flat_of_old_parts(folder: Path) -> Path:
-    """Layer norm, GELU, sinusoids; a linear schedule, two micro-batches a step, weights of the books that are learned."""
+    """Layer norm, GELU, sinusoids; a linear schedule, two micro-batches a step, weights of books that are learned."""
     model = {"pattern": "flat", "norm": "layer", "activation": "gelu", "positions": "sinusoidal", "qk_norm": False}
     optim = {"schedule": "linear", "batch": 4, "accumulate": 2, "lr": 3e-3}
     return toys.train(folder, model=model, data={"window": 96}, optim=optim, loss={"codebook_weights": "learned"})
@@ -108,7 +108,9 @@ def restore_adversary(folder: Path) -> Path:
 
 
 def one_clip_by_heart(folder: Path) -> Path:
-    data = {"pack": str(toys.write_pack(folder / "pack", clips=2, frames=(400, 401), seed=2, source=lambda clip: f"{clip}"))}
+    data = {
+        "pack": str(toys.write_pack(folder / "pack", clips=2, frames=(400, 401), seed=2, source=lambda clip: f"{clip}"))
+    }
     meant = "The model can learn at all: it overfits one clip."
     return toys.train(folder, data=data, optim={"schedule": "constant"}, hypothesis=meant)
 
@@ -150,19 +152,21 @@ def flat_at_its_end(folder: Path) -> Path:
 
 
 HEALTHY = (
-    Healthy("rvq", "The code decoder, delayed books.", rvq_delay),
-    Healthy("rvq parallel", "Parallel books, dropout, Muon, warmup-stable-decay.", rvq_parallel_muon),
-    Healthy("rvq flat", "One book a step, layer norm, GELU, sinusoids, two micro-batches.", rvq_flat_of_old_parts),
-    Healthy("dia", "Text and codes from scratch, with guided demos.", dia),
-    Healthy("dia adapters", "LoRA on weights of other music.", dia_adapters),
-    Healthy("mot adapters", "Experts beside a frozen Llama.", mot_adapters),
+    Healthy("rvq", "The code decoder, delayed books.", rvq_delay, slow=True),
+    Healthy("rvq parallel", "Parallel books, dropout, Muon, warmup-stable-decay.", rvq_parallel_muon, slow=True),
+    Healthy(
+        "rvq flat", "One book a step, layer norm, GELU, sinusoids, two micro-batches.", rvq_flat_of_old_parts, slow=True
+    ),
+    Healthy("dia", "Text and codes from scratch, with guided demos.", dia, slow=True),
+    Healthy("dia adapters", "LoRA on weights of other music.", dia_adapters, slow=True),
+    Healthy("mot adapters", "Experts beside a frozen Llama.", mot_adapters, slow=True),
     Healthy("mot full", "Copies of whole blocks as experts.", mot_full),
     Healthy("codec", "Without an adversary.", codec),
-    Healthy("codec with adversary", "It begins at step 20.", codec_adversary),
+    Healthy("codec with adversary", "It begins at step 20.", codec_adversary, slow=True),
     Healthy("restore", "Without an adversary.", restore),
-    Healthy("restore with adversary", "It begins at step 20.", restore_adversary),
-    Healthy("one clip", "By heart, as the hypothesis says.", one_clip_by_heart),
-    Healthy("resumed", "Stopped at step 80, gone on with.", resumed),
-    Healthy("rolled back", "Ten bad steps, one rollback, then as before.", rolled_back),
-    Healthy("at its end", "The rate has decayed to 0, so the loss is flat.", flat_at_its_end),
+    Healthy("restore with adversary", "It begins at step 20.", restore_adversary, slow=True),
+    Healthy("one clip", "By heart, as the hypothesis says.", one_clip_by_heart, slow=True),
+    Healthy("resumed", "Stopped at step 80, gone on with.", resumed, slow=True),
+    Healthy("rolled back", "Ten bad steps, one rollback, then as before.", rolled_back, slow=True),
+    Healthy("at its end", "The rate has decayed to 0, so the loss is flat.", flat_at_its_end, slow=True),
 )

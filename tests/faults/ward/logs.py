@@ -161,7 +161,7 @@ def attends_to_other_items(folder: Path) -> Path:
 
 
 def pastless(codes_TK: toys.Codes, rng: np.random.Generator, clip: int) -> toys.Codes:
-    """Books 2 and 3 say what book 1 says: a row tells nothing of the rows before it, and is no name of its own place."""
+    """Books 2 and 3 say what book 1 says, so that a row tells nothing of the rows before it."""
     first = codes_TK[:, 0]
     return np.stack([first, (5 * first + 7) % toys.V, (3 * first + 1) % toys.V], axis=1)
 
@@ -176,7 +176,7 @@ def adversary_wins(folder: Path) -> Path:
 
 
 def tiny_clip(folder: Path) -> Path:
-    return toys.train(folder, steps=100, optim={"clip": 1e-3})
+    return toys.train(folder, steps=60, optim={"clip": 1e-3})
 
 
 def small_clip(folder: Path) -> Path:
@@ -292,7 +292,7 @@ def block_detached(folder: Path) -> Path:
         patch.setattr(decoder.Block, "forward", cut)
         patch.setattr("partimento.training.flow.Flow.before", lambda self: {"when": "before", "trained": 0})
         patch.setattr("partimento.training.flow.Flow.due", lambda self: [])
-        return toys.train(folder, steps=100)
+        return toys.train(folder, steps=60)
 
 
 # -- other targets -----------------------------------------------------------------------------------------------------
@@ -318,7 +318,7 @@ def smooths_in_validation(folder: Path) -> Path:
             return replace(found, code_sum_K=0.9 * found.code_sum_K + 0.1 * even_K)
 
         patch.setattr(objective, "code_loss", smoothed)
-        return toys.train(folder, steps=100)
+        return toys.train(folder, steps=160, optim={"batch": 4})
 
 
 def held_out_delayed_otherwise(folder: Path) -> Path:
@@ -351,10 +351,11 @@ def divided_by_half(folder: Path) -> Path:
     return toys.train(folder, steps=100, task=scaled(lambda step: True, 2.0))
 
 
-PLANTED = (
+QUICK = (restorer_stands, codec_leaps, slow_loader, counts_items_twice, scores_not_scaled, block_detached, tiny_clip)
+FAULTS = (
     Planted("divergence", "log", "From step 120 on the steps are 60 times as large, the guard is off.", rate_leaps),
     Planted("divergence", "log", "From step 100 on 300 times as large; the run goes back twice, gives up.", gives_up),
-    Planted("divergence", "log", "A stage with 40 times the rate; the guard is off.", stage_too_hot),
+    Planted("divergence", "log", "A stage with 40 times the rate; no guard.", stage_too_hot, ("rate_too_high",)),
     Planted("divergence", "log", "The loss is not a number from step 150 on; the run gives up.", goes_nan),
     Planted("divergence", "log", "The steps of a codec are 300 times as large from step 80 on.", codec_leaps),
     Planted("late_spike", "log", "The codes of step 160 of 200 are chance; the guard is off.", learns_garbage),
@@ -362,7 +363,7 @@ PLANTED = (
     Planted("late_spike", "log", "Step 160 of 200 is 80 times as large; the guard is off.", one_hot_step),
     Planted("plateau", "log", "A constant rate of 1e-6 from the beginning.", rate_next_to_nothing),
     Planted("plateau", "log", "A restorer at a constant rate of 1e-8.", restorer_stands),
-    Planted("overfitting", "log", "Four clips of two seconds, gone through some 350 times.", four_clips, ("tiny_data",)),
+    Planted("overfitting", "log", "Four clips of two seconds, gone through 350 times.", four_clips, ("tiny_data",)),
     Planted(
         "overfitting", "log", "The same, of a model that reads text.", four_clips_with_text, ("tiny_data",)
     ),
@@ -402,3 +403,4 @@ PLANTED = (
     Planted("loss_of_other_targets", "log", "In training every second target can be read.", sees_its_targets),
     Planted("loss_of_other_targets", "log", "The logged sum is divided by half of its codes.", divided_by_half),
 )  # fmt: skip
+PLANTED = tuple(replace(one, slow=one.make not in QUICK) for one in FAULTS)

@@ -104,6 +104,16 @@ def the_noise_is_zero(folder: Path) -> Path:
     return play_again(toys.base(folder, steps=150, train=TRAIN, demo=DEMOS), spoil)
 
 
+def the_noise_is_one(folder: Path) -> Path:
+    """So that the last id is drawn, whatever the model says: the end."""
+
+    def spoil(patch: pytest.MonkeyPatch) -> None:
+        at = Noise.at
+        patch.setattr(Noise, "at", lambda self, step: torch.full_like(at(self, step), 1 - 2**-23))
+
+    return play_again(toys.base(folder, steps=150, train=TRAIN, demo=DEMOS), spoil)
+
+
 def pieces_of_one_seed(folder: Path) -> Path:
     """Half a second at a time, each from nothing and with the same noise."""
 
@@ -206,6 +216,7 @@ PLANTED = (
         "silent_samples", "samples", "the noise of drawing is 0, so that every code is the first one, which is a rest",
         the_noise_is_zero, also=("entropy_collapse", "repetition"),
     ),
+    Planted("wrong_ends", "samples", "the noise of drawing is 1, so that always the last id is drawn", the_noise_is_one),
     Planted("repetition", "samples", "played in pieces of half a second, each with the same seed", pieces_of_one_seed),
     Planted(
         "greedy_fails", "samples", "music in which to hold the tone is always likeliest, played greedily",

@@ -93,6 +93,13 @@ def rows_copied(folder: Path) -> Path:
     return edit(toys.base(folder, steps=100), "model", change)
 
 
+def a_row_blown_up(folder: Path) -> Path:
+    def change(tensors: dict[str, Tensor]) -> None:
+        tensors["head.weight"][5] *= 300
+
+    return newest(edit(toys.base(folder, steps=100), "model", change))
+
+
 def two_directions(weight: Tensor) -> Tensor:
     u, s, v = torch.linalg.svd(weight, full_matrices=False)
     return (u[:, :2] * s[:2]) @ v[:2]
@@ -238,6 +245,7 @@ PLANTED = (
     Planted("torn_checkpoint", "weights", "optimizer.safetensors removed", a_part_is_gone),
     Planted("torn_checkpoint", "weights", "state.json cut off after 200 bytes", half_written),
     Planted("duplicate_rows", "weights", "the rows of three codes of a book made one", rows_copied),
+    Planted("exploding_rows", "weights", "the outputs of one code made 300 times as long", a_row_blown_up),
     Planted("rank_collapse", "weights", "one matrix replaced by its two largest directions", rank_of_two),
     Planted(
         "rank_collapse", "weights", "one matrix a block cut to two directions after every step",
@@ -253,7 +261,7 @@ PLANTED = (
     Planted("oscillation", "weights", "the sign of the rate turned after 32 of 48 steps", every_stretch_undone),
     Planted(
         "dead_codes", "weights", "windows begin in the first 20 frames of a clip, and 8 codes of 32 come later",
-        the_draw_never_gets_there, also=("fixed_crops",), slow=True,
+        the_draw_never_gets_there, also=("fixed_crops", "loss_of_other_targets"), slow=True,
     ),
     Planted(
         "dead_codes", "weights", "8 codes of 32 stand in held-out clips alone", only_held_out_clips_have_them,

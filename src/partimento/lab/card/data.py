@@ -6,6 +6,7 @@ A licence is read, never guessed (`tokens.licence`); what a law allows without o
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ class Amount:
     @property
     def text(self) -> str:
         minutes = round(self.hours * 60)
-        length = f"{self.hours:.1f} hours" if minutes >= 120 else f"{minutes} minutes" if minutes else "under a minute"
+        length = f"{minutes} minute{'s' * (minutes > 1)}" if minutes else "under a minute"
+        length = f"{self.hours:.1f} hours" if minutes >= 120 else length
         return f"{length}, {self.clips:,} clips of {self.sources:,} sources"
 
 
@@ -80,13 +82,14 @@ class Data:
         return {**told, "unknown": self.unknown}
 
 
-def data_of(run: Run) -> Data:
-    """From the record, and from the pack where the same one is still at its place."""
+def data_of(run: Run, heard: Mapping[str, Any] | None = None) -> Data:
+    """From the record, and from the pack where the same one is still at its place. `heard` is what a codec's card says
+    of its recordings, by kind: {"train", "held_out"}."""
     record, settings = run.record, run.record["config"].get("data", {})
     found = record.get("identity")
     identity: dict[str, Any] = found if isinstance(found, dict) else {}
     if settings.get("pack") is None:
-        return _sound(settings, identity)
+        return _sound(settings, identity, heard or {})
     name, fingerprint = Path(str(settings["pack"])).name, identity.get("fingerprint")
     empty = Data(name, fingerprint, identity)
     try:
@@ -102,8 +105,14 @@ def _without(empty: Data, why: str) -> Data:
     return Data(empty.name, empty.fingerprint, empty.identity, unknown=why)
 
 
-def _sound(settings: dict[str, Any], identity: dict[str, Any]) -> Data:
+def _sound(settings: dict[str, Any], identity: dict[str, Any], heard: Mapping[str, Any]) -> Data:
     """Recordings in folders: the run keeps their hashes, and neither lengths nor licences."""
+    splits = {}
+    for name, side in (("train", "train"), ("valid", "held_out")):
+        if heard.get(side):
+            count = sum(int(kind["recordings"]) for kind in heard[side].values())
+            hours = sum(kind["minutes"] for kind in heard[side].values()) / 60
+            splits[name] = Amount(round(hours, 4), count, count)
     places = [Path(str(folder)).name for folder in settings.get("folders", [])]
     if settings.get("pairs"):
         places.append(f"the pairs {Path(str(settings['pairs'])).name}")
@@ -112,7 +121,10 @@ def _sound(settings: dict[str, Any], identity: dict[str, Any]) -> Data:
     why = "a run on recordings keeps their hashes, and neither their lengths nor their licences"
     credited = tuple(str(line) for line in settings.get("credits") or ())
     fingerprint = identity.get("fingerprint") or identity.get("train")
-    return Data(" and ".join(places) or "nothing that is named", fingerprint, identity, credited=credited, unknown=why)
+    if splits:
+        why = "a run on recordings does not keep their licences"
+    name = " and ".join(places) or "nothing that is named"
+    return Data(name, fingerprint, identity, splits or None, credited=credited, unknown=why)
 
 
 def _of_pack(empty: Data, pack: Pack, run: Run) -> Data:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from typing import Any, Literal
 from partimento import commit
 from partimento.errors import PartimentoError
 from partimento.lab.card.data import attribution
-from partimento.lab.card.known import Known, gather
+from partimento.lab.card.known import PLACES, Known, gather
 from partimento.lab.card.readme import ATTRIBUTION, readme
 from partimento.lab.report import report
 from partimento.progress import Progress, Quiet
@@ -93,7 +93,7 @@ def _whole(
             commit.text(tmp / name, content)
         found = exported.seal(tmp, known.family, layout, origin, {**known.to_json(), "tensors": told["tensors"]})
     notes = _places(replace(found, folder=to), run)
-    return _told(to, found, notes, "written", progress)
+    return {**told, **_told(to, found, notes, "written", progress)}
 
 
 def _again(
@@ -157,6 +157,8 @@ def _known(
     known = gather(run, folder, name, layout, told, licence)
     if known.data.unknown is not None:
         progress.note(f"of the data the card says little: {known.data.unknown}")
+    for line in known.usage.apart:
+        progress.note(line)
     if licence is None:
         progress.note("the card says that the licence is unknown: --licence NAME gives the weights one")
     return known
@@ -184,7 +186,7 @@ def _large(sizes: Mapping[str, int]) -> str:
 
 def _places(found: Exported, run: Run) -> list[str]:
     """Which files name folders of this machine."""
-    homes = {str(run.path.resolve().parent), str(Path.home())} - {"/", "/root/.."}
+    homes = {str(place) for place in (run.path.resolve().parent, Path.home(), *_used(run)) if len(place.parts) > 1}
     texts = [name for name in (*found.files, *found.documents) if name.endswith((".json", ".html", ".md", ".tsv"))]
     named = [
         name
@@ -194,7 +196,17 @@ def _places(found: Exported, run: Run) -> list[str]:
     ]
     if not named:
         return []
-    return [f"{', '.join(sorted(named))} name folders of this machine: look at them before you publish"]
+    verb = "name" if len(named) > 1 else "names"
+    return [f"{', '.join(sorted(named))} {verb} folders of this machine: look there before you publish"]
+
+
+def _used(run: Run) -> Iterator[Path]:
+    """Folders that the configuration names."""
+    for section, names in PLACES.items():
+        for name in names:
+            place = run.record["config"].get(section, {}).get(name)
+            if isinstance(place, str) and Path(place).exists():
+                yield Path(place).resolve()
 
 
 def _manifest(run: Run, name: str) -> str:

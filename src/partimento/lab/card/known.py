@@ -87,7 +87,8 @@ def gather(run: Run, folder: Path, name: str, layout: str, told: Mapping[str, An
         missing.append(f"The doctor could not look at the run: {err.message} ({err.code}).")
     config = without_places(record["config"])
     described = _described(run, source)
-    data = data_of(run)
+    card = _codec_card(folder) if family == "codec" else {}
+    data = data_of(run, card.get("data"))
     began, backbone = _began(folder, layout, record["config"], described)
     return Known(
         name=name,
@@ -102,7 +103,7 @@ def gather(run: Run, folder: Path, name: str, layout: str, told: Mapping[str, An
         conditioned=family in SOUND or _conditioned(described),
         data=data,
         measured=measured(run, read_events(run.events_path), step, str(source["weights"])),
-        codec_figures=_codec_figures(folder) if family == "codec" else None,
+        codec_figures=_figures(card),
         diagnosis=diagnosis,
         usage=usage(folder, name, family, layout, record["config"], [tag for tag, _ in data.tags]),
         sound=_sound(family, described),
@@ -180,8 +181,12 @@ def _began(
     return tuple(lines), name
 
 
-def _codec_figures(folder: Path) -> dict[str, Any] | None:
+def _codec_card(folder: Path) -> dict[str, Any]:
     from partimento.codecs.resident import read_card
 
-    figures = read_card(folder).get("figures")
+    return read_card(folder)
+
+
+def _figures(card: Mapping[str, Any]) -> dict[str, Any] | None:
+    figures = card.get("figures")
     return dict(figures["all"]) if isinstance(figures, dict) and isinstance(figures.get("all"), dict) else None

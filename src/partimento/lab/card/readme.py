@@ -107,7 +107,7 @@ def _licences(known: Known) -> list[str]:
     elif not data.licences:
         parts.append("No clip was trained on.")
     else:
-        rows = [(*_licence(row.licence, row.name), f"{row.clips:,}", f"{row.hours:.2f}") for row in data.licences]
+        rows = [(*_licence(row.licence, row.name), f"{row.clips:,}", f"{row.hours:.3g}") for row in data.licences]
         parts.append(_table(("as the data says", "which is", "clips", "hours"), rows))
         parts += _asked(data)
     parts += [escaped(line) for line in known.began]
@@ -127,7 +127,10 @@ def _licence(text: str | None, name: str | None) -> tuple[str, str]:
 
 def _asked(data: Data) -> list[str]:
     """What the licences of the clips ask for, what is known of nobody, and who is to be named."""
-    lines = [f"{OBLIGATIONS[name][0].upper()}{OBLIGATIONS[name][1:]}: {h:.2f} hours." for name, h in data.asked.items()]
+    lines = [
+        f"{OBLIGATIONS[name][0].upper()}{OBLIGATIONS[name][1:]} (asked for {hours:.3g} hours of it)."
+        for name, hours in data.asked.items()
+    ]
     without = sum(row.clips for row in data.licences or () if row.licence is None)
     strange = sum(row.clips for row in data.licences or () if row.licence is not None and row.name is None)
     if without:
@@ -161,8 +164,8 @@ def _measures(known: Known) -> list[str]:
         told = f"At step {known.step:,}, on {items}."
         if any(one.mean is not None for one in found.metrics):
             told += (
-                " The interval is a 95 % bootstrap interval of the mean over sources (each source counts once), so its "
-                "middle is not quite the figure over all items."
+                " The interval is that of the mean over sources, by a bootstrap (of fewer than six sources Student's); "
+                "each source counts once, so its middle is not quite the figure over all items."
             )
         parts.append(told)
         head = ("held out", "over all items", "mean over sources", "95 % interval", "sources")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import partimento
 from partimento.codecs.pretrained import SHORT
-from partimento.codecs.resident import RESIDENTS
+from partimento.codecs.resident import RESIDENTS, read_card, spec_of
 from partimento.runs import hub, playable
+from partimento.tokens.spec import CodecSpec
 from partimento.tokens.text import Words
 
 
@@ -49,12 +51,7 @@ def _player(folder: Path, name: str, config: Mapping[str, Any], tags: Sequence[s
     if words.text:
         options["prompt"], flags = words.text, [*flags, "--prompt", words.text]
     options["seconds"] = 5
-    codec, apart = str(told["spec"]["codec"]), []
-    if codec not in RESIDENTS and codec not in SHORT and (not hub.is_name(codec) or Path(codec).exists()):
-        apart.append(
-            f"The codec {Path(codec).name!r} is not a part of this directory, nor of the package: give its folder, "
-            'codec="FOLDER" in Python or --codec FOLDER on the command line.'
-        )
+    apart = [*_codec_apart(CodecSpec.from_json(told["spec"]))]
     if "mixture" in told:
         base = told["base"]
         apart.append(
@@ -71,6 +68,19 @@ def _player(folder: Path, name: str, config: Mapping[str, Any], tags: Sequence[s
     return Usage(python, shell, tuple(apart))
 
 
+def _codec_apart(spec: CodecSpec) -> Iterator[str]:
+    """A sentence where the codec is not to be found by its name, with the codes that were learned."""
+    folder = 'give its folder, codec="FOLDER" in Python or --codec FOLDER on the command line.'
+    if spec.codec in RESIDENTS:
+        if spec_of(read_card(RESIDENTS[spec.codec])).weights != spec.weights:
+            yield (
+                f"The codec is a {spec.codec} whose weights have the sha256 {spec.weights[:16]}..., and not the one in "
+                f"partimento {partimento.__version__}: {folder}"
+            )
+    elif spec.codec not in SHORT and (not hub.is_name(spec.codec) or Path(spec.codec).exists()):
+        yield f"The codec {Path(spec.codec).name} is not a part of this directory, nor of the package: {folder}"
+
+
 def _words(told: Mapping[str, Any], config: Mapping[str, Any], frequent: Sequence[str]) -> Words:
     """Something that the model knows: a prompt of its demos, else a tag of its own."""
     prompts = [str(prompt) for prompt in config.get("demo", {}).get("prompts") or [] if str(prompt).strip()]
@@ -79,7 +89,11 @@ def _words(told: Mapping[str, Any], config: Mapping[str, Any], frequent: Sequenc
         return Words.parse(prompts[0])
     if tags:
         return Words((next((tag for tag in frequent if tag in tags), str(tags[0])),), "")
-    return Words((), "") if knows_null or told["words"]["kind"] == "tags" else Words((), "music")
+    if told["words"]["kind"] == "tags":
+        return Words((), "")
+    if frequent:  # this one spells them
+        return Words((frequent[0],), "")
+    return Words((), "") if knows_null else Words((), "music")
 
 
 def _restore(name: str) -> Usage:

@@ -226,7 +226,8 @@ def _over(part: Series) -> tuple[np.ndarray, float]:
 
 
 def _skip(log: Log) -> Finding | None:
-    """Late steps that the guard left out: what would have been a spike."""
+    """Late steps that the guard left out: what would have been a spike. Those of the stretch for which a rollback was
+    made, and which was gone through again, are a remark: the run has got over it."""
     late = [
         (event["step"], event["skip"])
         for event in log.train
@@ -235,9 +236,11 @@ def _skip(log: Log) -> Finding | None:
     if not late:
         return _noted(log)
     told, confidence = [], 0.0
+    mended = max((int(event.get("at") or 0) for event in log.rollbacks), default=0)
     for step, skip in late[:5]:
         ratios = {name: _ratio(skip.get(name), skip.get(f"{name}_limit")) for name in ("loss", "norm")}
-        confidence = max(confidence, 0.6 if ratios["loss"] > 1 or ratios["norm"] > GARBAGE else 0.4)
+        clear = step > mended and (ratios["loss"] > 1 or ratios["norm"] > GARBAGE)
+        confidence = max(confidence, 0.6 if clear else 0.4)
         told.append(f"the last one up to step {step:,} had {_said(skip)}")
     text = f"The guard skipped steps late in the run, so the loss does not show them: {'; '.join(told)}."
     confidence = confidence if len(late) <= 3 else 0.4  # many are no single accident, and have another cause

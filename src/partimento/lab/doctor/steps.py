@@ -68,10 +68,10 @@ def _too_large(patient: Patient) -> Examined:
     guess, loss = (None if standing is None else standing.mean.random), patient.log.series("ce")
     if guess is None or not patient.from_scratch or len(loss) < FEWEST:
         return Examined()
-    top = 1 + int(np.argmax(loss.y[1:]))
+    top = 1 + int(np.argmax(loss.y[1 : max(3, len(loss) // 3)]))
     end = float(np.median(loss.y[-3:]))
     if loss.y[top] < WORSE * guess or loss.y[top] <= loss.y[0] or end > loss.y[top] / WORSE:
-        return Examined()  # the last of them is a divergence
+        return Examined()  # what ends up there is no beginning
     text = f"The loss rose from {loss.y[0]:.3g} to {loss.y[top]:.3g} at step {loss.x[top]:,.0f}, where a guess costs "
     text += f"{guess:.3g}: these steps were too large. It ended at {end:.3g}."
     chart = pictures.curve("too-large", "loss", loss, levels=[("a guess", guess)])

@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from partimento.runs.hypotheses import Hypothesis, hypotheses
 from partimento.runs.run import Run
 
 Date = datetime.date
+KILLED = "killed: its process is gone without an end in the log"
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,9 @@ class Experiment:
         reached = max((event["step"] for event in self.events), default=None)
         return reached, self.run.record["config"].get("train", {}).get("steps")
 
-    @property
+    @cached_property
     def state(self) -> str:
-        """How it stands, in a few words."""
+        """How it stands, in a few words, when it is first asked for: soon after the log was read."""
         seen = Watched(self.run)
         seen.feed(self.events)
         if self.later and seen.ended is None:
@@ -63,7 +65,7 @@ class Experiment:
             "running": "training",
             "stalled": "stalled: it lives and logs nothing",
             "silent": "silent: stalled, or killed on another machine",
-            "killed": "killed: its process is gone without an end in the log",
+            "killed": KILLED,
         }
         return said.get(condition.state, condition.sentence.removeprefix("ended: "))
 
@@ -78,7 +80,7 @@ class Experiment:
         if day not in self.days():
             return None
         known = [event for event in self.events if event.get("time") is None or _day(event["time"]) <= day]
-        return Experiment(self.run, known, len(known) < len(self.events))
+        return Experiment(self.run, known, True) if len(known) < len(self.events) else self
 
     def days(self) -> set[Date]:
         """Local days on which it logged anything, or was created."""
@@ -96,12 +98,19 @@ def experiments(runs: Path) -> tuple[list[Experiment], list[str]]:
         if not (path / "run.json").is_file():
             continue
         try:
-            found.append(Experiment(run := Run.open(path), read_events(run.events_path), False))
+            found.append(_read(Run.open(path)))
         except (PartimentoError, OSError) as err:
             problems.append(
                 f"{path.relative_to(runs)}: {err.message if isinstance(err, PartimentoError) else err.strerror}"
             )
     return sorted(found, key=lambda one: (one.created, one.run.id)), problems
+
+
+def _read(run: Run) -> Experiment:
+    one = Experiment(run, read_events(run.events_path), False)
+    if one.state == KILLED:  # or it ended well after its log was read
+        one = Experiment(run, read_events(run.events_path), False)
+    return one
 
 
 def nearest(one: Experiment, others: Sequence[Experiment]) -> tuple[Experiment, list[tuple[str, Any, Any]]] | None:

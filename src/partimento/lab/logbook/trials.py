@@ -86,14 +86,15 @@ def trial_entry(one: Trial, found: Comparison | str, log: Path) -> Block:
 
 
 def best(found: Comparison | str) -> str:
-    """For the table of the day: how many of its pairs are decided, or the lowest cell of few."""
+    """For the table of the day: the cell with the lowest mean, and how many of the differences are decided."""
     if isinstance(found, str):
         return "not compared"
     scored = [(row[0], cell.name) for cell in found.cells if (row := found.row(cell, "score")) is not None]
     tested = [pair for pair in found.pairs if pair.adjusted is not None]
-    decided = sum(bool(pair.decided) for pair in tested)
     lowest = f"lowest: {min(scored)[1]}; " if scored else ""
-    return f"{lowest}{decided} of {len(tested)} differences decided"
+    if not tested:
+        return f"{lowest}no difference can be tested yet"
+    return f"{lowest}{sum(bool(pair.decided) for pair in tested)} of {len(tested)} differences decided"
 
 
 def _finished(one: Experiment) -> bool:

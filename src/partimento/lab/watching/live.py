@@ -15,6 +15,7 @@ from typing import Any
 from partimento.errors import PartimentoError
 from partimento.lab.watching.tail import Tail
 from partimento.lab.watching.watched import Watched
+from partimento.runs.events import Event
 from partimento.runs.run import Run
 
 SECONDS = 1.0  # between two looks
@@ -33,6 +34,17 @@ class Watcher:
     def look(self) -> float:
         """Take what is new. Returns how long nothing has been, in seconds. Raises LAB090 (the log cannot be read)."""
         first = self.seen.last is None
+        events = self._read()
+        if self.seen.condition(0.0).state == "killed":
+            events += self._read()  # it may have ended well between our two questions
+        if events and not first:
+            self._grew = time.monotonic()
+        if self._grew is not None:
+            return time.monotonic() - self._grew
+        last = self.seen.last
+        return max(0.0, time.time() - last["time"]) if last is not None else 0.0
+
+    def _read(self) -> list[Event]:
         try:
             events = self._tail.read()
         except OSError as err:
@@ -42,12 +54,7 @@ class Watcher:
         if self._tail.restarted:
             self.seen.forget()
         self.seen.feed(events)
-        if events and not first:
-            self._grew = time.monotonic()
-        if self._grew is not None:
-            return time.monotonic() - self._grew
-        last = self.seen.last
-        return max(0.0, time.time() - last["time"]) if last is not None else 0.0
+        return events
 
 
 def watch(path: str | Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from partimento.runs.run import Run
 ALARMS = ("alarm", "rollback", "halt")
 RECENT = 20  # lines of the log that speed and remaining time are read from
 QUIET_SECONDS = 60.0  # shorter silences are never called a stall
+FIRST_SECONDS = 600.0  # nor are these before a process has logged its first step: data is opened, models are compiled
 Points = dict[int, float]
 
 
@@ -50,6 +51,7 @@ class Watched:
         self.alarms: deque[Event] = deque(maxlen=3)
         self.hypotheses = [one.text for one in hypotheses(self.run, [])]
         self.last: Event | None = None
+        self._stepped = False
         self._longest = 0.0  # seconds between two events of one process
 
     def feed(self, events: Iterable[Event]) -> None:
@@ -60,12 +62,13 @@ class Watched:
         kind, step = event["kind"], event["step"]
         time = event.get("time")
         if kind in ("start", "resume"):
-            self.begun, self.ended = event, None
+            self.begun, self.ended, self._stepped = event, None, False
         elif self.last is not None and time is not None and self.last.get("time") is not None:
             self._longest = max(self._longest, time - self.last["time"])
         if kind in ("resume", "rollback"):
             self._return_to(step)
         elif kind == "train":
+            self._stepped = True
             self.lines[step] = event
             _put(self.losses, step, event.get("loss"))
         elif kind == "valid":
@@ -131,7 +134,7 @@ class Watched:
             return Condition(
                 "killed", f"killed: its process is gone, without an end in the log; last event {quiet} ago"
             )
-        long = silent_for > max(QUIET_SECONDS, 3 * self._longest)
+        long = silent_for > max(QUIET_SECONDS if self._stepped else FIRST_SECONDS, 3 * self._longest)
         if process is None and long:
             return Condition("silent", f"silent for {quiet}: stalled or killed (its process cannot be seen from here)")
         if long:

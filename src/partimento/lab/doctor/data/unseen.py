@@ -2,12 +2,10 @@
 
 A small pack never shows all codes, and other music uses others, so the same is asked of each source of the training
 clips against all others: what these lack of it is the measure, and how far sources differ in it is the doubt. (Sources
-are split by chance, so a held-out one is, where nothing is wrong, one of the same kind.)
+are split by chance, so a held-out one is, where nothing is wrong, one of the same kind. A single odd one is no fault.)
 """
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +33,12 @@ def examine(seen: Seen, pack: Pack) -> Examined:
     partly = "" if len(seen.read.train) == len(seen.splits[0]) else f", of {seen.how_much}"
     if unseen_K.max() < LEAST:
         return Examined(fine=(f"Training shows the codes of the held-out clips: {said}{partly}.",))
-    lacking_SK = _sources(pack, seen.read.train, train_KV)
-    usual_K = lacking_SK.mean(axis=0)
-    doubt_K = lacking_SK.std(axis=0) * math.sqrt(1 / len(lacking_SK) + 1 / len(_by_source(pack, seen.read.valid)))
-    excess_K = unseen_K - TIMES * usual_K - SPREADS * doubt_K
+    lacking_SK = _sources(pack, seen.read.train, train_KV, among=True)
+    held_SK = _sources(pack, seen.read.valid, train_KV, among=False)
+    usual_K, spread_K = lacking_SK.mean(axis=0), lacking_SK.std(axis=0)
+    held_spread_K = np.maximum(spread_K, held_SK.std(axis=0))  # of one source alone it would be 0
+    doubt_K = np.sqrt(spread_K**2 / len(lacking_SK) + held_spread_K**2 / len(held_SK))
+    excess_K = np.minimum(unseen_K, held_SK.mean(axis=0)) - TIMES * usual_K - SPREADS * doubt_K
     worst = int(np.argmax(excess_K))
     books = range(1, len(unseen_K) + 1)
     evidence = [
@@ -56,7 +56,9 @@ def examine(seen: Seen, pack: Pack) -> Examined:
         )
     ]
     if len(lacking_SK) < FEW:
-        evidence.append(Evidence(f"Training sources are too few ({len(lacking_SK)}) to tell how much of that is usual."))
+        evidence.append(
+            Evidence(f"Training sources are too few ({len(lacking_SK)}) to tell how much of that is usual.")
+        )
         return Examined((Finding("unseen_codes", 0.3, tuple(evidence), f"book {worst + 1}"),))
     usual = f"{100 * usual_K.mean():.2g} % of the codes of a training source occur in no other one"
     evidence.append(Evidence(f"{usual}, on average of {len(lacking_SK)}."))
@@ -72,21 +74,16 @@ def _unseen(shown_KV: list[NDArray[np.int64]], held_KV: list[NDArray[np.int64]])
     )
 
 
-def _by_source(pack: Pack, clips: Clips) -> dict[str, list[int]]:
+def _sources(pack: Pack, clips: Clips, train_KV: list[NDArray[np.int64]], *, among: bool) -> NDArray[np.float64]:
+    """[S, K]: the same of some sources of the clips; if they are `among` the training clips, against all others."""
     found: dict[str, list[int]] = {}
     for clip in clips.tolist():
         found.setdefault(str(pack.clips.source[clip]), []).append(clip)
-    return found
-
-
-def _sources(pack: Pack, train: Clips, train_KV: list[NDArray[np.int64]]) -> NDArray[np.float64]:
-    """[S, K]: the same of some training sources, each against all others (of the clips that were read)."""
-    found = _by_source(pack, train)
     rows = []
     for name in sorted(found, key=lambda name: keyed.key("unseen", name))[:SOURCES]:
         codes_NK = np.concatenate([pack.read(clip) for clip in found[name]])
         if len(codes_NK):
             own_KV = [np.bincount(codes_NK[:, book], minlength=len(n_V)) for book, n_V in enumerate(train_KV)]
-            others_KV = [n_V - own_V for n_V, own_V in zip(train_KV, own_KV, strict=True)]
+            others_KV = [n_V - among * own_V for n_V, own_V in zip(train_KV, own_KV, strict=True)]
             rows.append(_unseen(others_KV, own_KV))
     return np.array(rows)

@@ -38,6 +38,8 @@ def _entropy(demos: Demos) -> Examined:
     value = way.figure("entropy")
     if value is None or not data:
         return Examined(missing=(f"The entropy of what was played: {_without(demos, 'entropy')}.",))
+    if (short := _too_short(demos, way)) is not None:
+        return Examined(missing=(f"The entropy of what was played: {short}.",))
     ratio, loops, usual = value / data, way.figure("repetition"), demos.of_data("repetition")
     said = f"Of {demos.step} ({way.label}) the codes have an entropy of {value:.2f} nats, held-out music {data:.2f}"
     if way.temperature >= COLD:
@@ -155,6 +157,14 @@ def _learned(patient: Patient) -> bool | None:
     if standing is None or standing.valid is None or standing.mean.counted is None:
         return None
     return standing.valid < LEARNED * standing.mean.counted
+
+
+def _too_short(demos: Demos, way: Way) -> str | None:
+    """Few codes have little entropy, whatever plays them."""
+    wanted, frames = demos.of_data("frames"), way.frames
+    if wanted is None or frames is None or frames >= wanted / 2:
+        return None
+    return f"the demos ({way.label}) are of {frames:.0f} frames, and the held-out windows of {wanted:.0f}"
 
 
 def _without(demos: Demos, name: str) -> str:

@@ -35,6 +35,11 @@ class Way:
         return [sum(column) / len(column) for column in zip(*known, strict=True)] if known else None
 
     @property
+    def frames(self) -> float | None:
+        """That were played, the mean."""
+        return _mean([_number(item.get("frames")) for item in self.items])
+
+    @property
     def label(self) -> str:
         return f"temperature {self.temperature:g}, guidance {self.guidance:g}, {self.weights} weights"
 

@@ -82,7 +82,7 @@ def turns(case: Case) -> Examined:
         return Examined(fine=(f"{ways}: the second goes on where the first went.",))
     each = [(one, product / (way.length * length)) for one, way, length, product in seen if way.length and length]
     back = [one.name for one, value in each if value < -0.25]
-    turned = [(one.name, 1 + value) for one, value in each]
+    turned = [(one.name, max(1 + value, 1e-3)) for one, value in each]  # a full turn is 0, and rounding takes it below
     chart = by_weight("oscillation", turned, sure, what="1 + cosine of the two ways", level=("no turn", 1.0))
     text = f"{ways}: the second takes back much of the first. {len(back)} of {len(each)} weights turn back."
     return Examined((Finding("oscillation", sure, (Evidence(text, chart),), named(back) if back else None),))

@@ -32,7 +32,13 @@ def tables(case: Case) -> Examined:
 
 
 def _alike(found: list[tuple[Profile, Books]]) -> Examined:
-    groups = [(one, book, codes) for one, books in found for book, of in enumerate(books.alike) for codes in of]
+    groups = [
+        (one, book, left)
+        for one, books in found
+        for book, of in enumerate(books.alike)
+        for codes in of
+        if len(left := [code for code in codes if code not in _never(found, books, book)]) > 1
+    ]
     number = sum(len(codes) for *_, codes in groups)
     if not groups:
         return Examined(fine=("No two codes of a book have the same row.",))
@@ -44,10 +50,18 @@ def _alike(found: list[tuple[Profile, Books]]) -> Examined:
     )
     where = f"{one.name}, book {book + 1}"
     assert one.books is not None
-    sizes = {code: len(of) for of in one.books.alike[book] for code in of}
+    sizes = {code: len(of) for each, at, of in groups if each is one and at == book for code in of}
     same = [sizes.get(code, 1) for code in range(one.books.layout.codes[book])]
     chart = _by_code("duplicate_rows", same, list(sizes), y_label=f"codes of book {book + 1} that have this row")
     return Examined((Finding("duplicate_rows", 0.9 if number > 2 else 0.75, (Evidence(text, chart),), where),))
+
+
+def _never(found: list[tuple[Profile, Books]], books: Books, book: int) -> set[int]:
+    """Of a table of outputs, the codes that no batch has had: their rows have one gradient, so they grow together."""
+    if books.layout.what != "output rows":
+        return set()
+    inputs = [of for _, of in found if of.layout.what == "input rows" and of.layout.books == books.layout.books]
+    return {code for of in inputs if of.dead is not None for code in of.dead[book]}
 
 
 def _by_code(name: str, values: Sequence[float], marked: Sequence[int], *, y_label: str, log_y: bool = False) -> str:

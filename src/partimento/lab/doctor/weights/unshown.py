@@ -27,7 +27,8 @@ UNKNOWN = 0.45
 ENOUGH = 100.0
 """Codes of a book that were drawn so often on average: rare ones may be missing before that."""
 _SHARE = ((0.0, 0.2), (0.02, 0.3), (0.06, 0.4), (0.12, UNKNOWN))
-_HIDDEN = ((0.0, 0.3), (0.01, 0.55), (0.05, 0.85), (0.2, 0.93))
+_KEPT = ((0.0, 0.3), (0.01, 0.55), (0.05, 0.85), (0.2, 0.93))
+"""By the share of the codes of a book that are kept from training: a few are the matter of a clip, not of a run."""
 _LISTED = 8
 
 
@@ -97,20 +98,21 @@ def _in_pack(case: Case, one: Profile, dead_K: list[list[int]], pack: Pack) -> t
     shown = [[code for code in dead if train_KV[book][code]] for book, dead in enumerate(dead_K)]
     windows, of = _windows(case, pack, shown)
     hidden = [[code for code in codes if windows[book][code] >= OFTEN] for book, codes in enumerate(shown)]
+    used_K = [max(1, int(np.count_nonzero(counts))) for counts in train_KV]
     if any(hidden):
-        used = [max(1, int(np.count_nonzero(counts))) for counts in train_KV]
-        worst = max(range(len(hidden)), key=lambda book: len(hidden[book]) / used[book])
+        worst = max(range(len(hidden)), key=lambda book: len(hidden[book]) / used_K[book])
         expected = min(windows[worst][code] for code in hidden[worst])
         text = (
             f"{len(hidden[worst])} of them ({_listed(hidden[worst])}) stand in the training clips, each in so many "
             f"that {expected:,.0f} or more of {of:,} windows ought to have shown it: the draw leaves them out."
         )
-        return graded(len(hidden[worst]) / used[worst], _HIDDEN), text
+        return graded(len(hidden[worst]) / used_K[worst], _KEPT), text
     held = sum(int(valid_KV[book][dead].sum()) for book, dead in enumerate(dead_K))
     verdict = next(iter(unseen.examine(seen, pack).findings), None) if held else None
     if verdict is not None and verdict.confidence >= LIKELY:
         text = f"No training clip has them, and {held:,} of the held-out codes are of these: {verdict.evidence[0].text}"
-        return verdict.confidence, text
+        rows_K = [np.count_nonzero(valid_KV[book][dead]) / used_K[book] for book, dead in enumerate(dead_K)]
+        return min(verdict.confidence, graded(max(rows_K), _KEPT)), text
     nowhere = sum(len(dead) for dead in dead_K) - sum(map(len, shown))
     rare = f"; the others ({sum(map(len, shown))}) are too rare to have come up" if any(shown) else ""
     few = f", and {held:,} of the held-out codes are of them, no more than chance" if held else ", nor any held-out one"
