@@ -15,7 +15,7 @@ def marked(one: Planted) -> object:
     return pytest.param(one, id=one.name, marks=[pytest.mark.slow] if one.slow else [])
 
 
-@pytest.mark.parametrize("one", map(marked, PLANTED))
+@pytest.mark.parametrize("one", [marked(one) for one in PLANTED])
 def test_it_is_named(one: Planted, tmp_path: Path) -> None:
     made = one.make(tmp_path)
     found = doctor(*made) if isinstance(made, tuple) else doctor(made)

@@ -315,7 +315,7 @@ DISEASES: dict[str, list[Plan]] = {
     ],
     "loss_of_other_targets": [
         *(Plan(valid=harder, strength=s) for s in (0.6, 1.0, 3.0)),
-        Plan(valid=grows_apart, strength=0.2, frames=600_000),
+        Plan(valid=grows_apart, strength=0.3, frames=600_000),
     ],
     "no_time_mixing": [Plan(change=blind, valid=blind_too, strength=s, frames=100_000) for s in (-0.2, 0.0, 0.1, 0.3)],
     "discriminator_wins": [Plan(GAN, family="codec", change=wins, strength=s) for s in (0.93, 0.97, 1.0)],

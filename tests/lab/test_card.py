@@ -68,6 +68,7 @@ def test_the_lines_of_the_card_work_without_the_run(
     name = f"my-{family}"
     told = publish(toys.run(family).path, tmp_path / "out" / name)
     assert told["card"] == "written" and told["source"]["run"] == toys.run(family).id
+    assert any("adapter.json" in note for note in told["notes"]) == (family == "mot"), "it names the backbone's folder"
     away = tmp_path / "away"
     shutil.move(tmp_path / "out", away)
     hidden = toys.run(family).path.with_name("hidden")
@@ -76,7 +77,7 @@ def test_the_lines_of_the_card_work_without_the_run(
         monkeypatch.chdir(away)
         recording(away)
         within: dict[str, object] = {}
-        exec(python_of((away / name / "README.md").read_text()), within)
+        exec(python_of((away / name / "README.md").read_text()).replace("FOLDER", "toy"), within)
     finally:
         hidden.rename(toys.run(family).path)
     if family == "codec":

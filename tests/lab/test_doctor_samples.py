@@ -90,6 +90,12 @@ def test_demos_that_are_only_cold_have_collapsed(tmp_path, temperature):
     assert likely(patient) >= {"entropy_collapse"}
 
 
+def test_a_few_frames_have_little_entropy_and_no_collapse(tmp_path):
+    found = samples.examine(make_run(tmp_path, [item(1.0, entropy=0.5, frames=20)]))
+    assert "entropy_collapse" not in {one.disease for one in found.findings}
+    assert any("20 frames" in one for one in found.missing)
+
+
 def test_loops(tmp_path):
     patient = make_run(tmp_path, [item(1.0, entropy=0.9, repetition=0.7), item(0.0, entropy=0.8, repetition=0.9)])
     (found,) = samples.examine(patient).findings

@@ -13,11 +13,13 @@ from lab_fakes import finish_run
 
 from partimento import commit
 from partimento.errors import PartimentoError
-from partimento.lab.watching import live
+from partimento.lab.logbook.gather import experiments
+from partimento.lab.watching import live, watched
 from partimento.lab.watching.braille import Stroke, draw
 from partimento.lab.watching.tail import Tail
 from partimento.lab.watching.watched import Watched
 from partimento.runs import presence
+from partimento.runs.events import EventLog, read_events
 from partimento.runs.run import Run
 
 
@@ -148,3 +150,35 @@ def test_no_terminal(run: Run) -> None:
     with pytest.raises(PartimentoError) as caught:
         live.show(run.path)
     assert caught.value.code == "LAB091" and "--once" in str(caught.value.next)
+
+
+def test_a_run_that_ends_between_two_questions_was_not_killed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log is read, then it ends, then its process is looked for."""
+    log = EventLog(run.events_path)
+    log.append("resume", 10, **presence.here())
+
+    def gone(event: object) -> bool:
+        if read_events(run.events_path)[-1]["kind"] != "end":
+            log.append("end", 20, reason="finished")
+        return False
+
+    monkeypatch.setattr(watched, "alive", gone)
+    (one,) = experiments(run.path.parent)[0]
+    assert one.state == "finished"
+    log.append("resume", 20, **presence.here())
+    assert live.watch(run.path)["state"] == "ended"
+
+
+def test_before_its_first_step_a_run_may_be_silent_for_longer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watched, "alive", lambda event: True)
+    seen = Watched(run)
+    seen.feed([{"kind": "start", "step": 0, "time": 1.0}])
+    assert [seen.condition(seconds).state for seconds in (500, 700)] == ["running", "stalled"]
+    seen.feed([{"kind": "train", "step": 1, "time": 2.0}])
+    assert seen.condition(500).state == "stalled"
+
+
+def test_a_validation_is_not_cut_off_with_the_first_steps() -> None:
+    trained = {step: 9.0 if step < 20 else 1.0 for step in range(0, 2000, 10)}
+    drawing = draw([Stroke(trained, "blue"), Stroke({500: 1.2, 1000: 1.6}, "red")], 40, 5)
+    assert drawing is not None and drawing.cut and drawing.top == 1.6

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import sys
 from pathlib import Path
 
@@ -13,9 +15,11 @@ from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from partimento.lab.card import publish
 from partimento.lab.card.front import LICENCES, licence_fields, yaml
+from partimento.lab.card.readme import escaped
 
 TASK = {"rvq": "text-to-audio", "dia": "text-to-audio", "mot": "text-to-audio", "restore": "audio-to-audio"}
 TASK |= {"codec": "feature-extraction"}
@@ -76,3 +80,16 @@ def test_any_plain_data_comes_back(tree: dict) -> None:
 def test_licences_of_the_hub_keep_their_names() -> None:
     for name in LICENCES:
         assert licence_fields(name.upper()) == {"license": name}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet=st.sampled_from("ab1. -+=#*_`[]()<>&;|\\\\~!:\n\t\"'/$"), max_size=24))
+def test_foreign_text_is_shown_as_it_is(text: str) -> None:
+    """By markdown-it, in a paragraph, a list and a table."""
+    plain = " ".join(text.split())
+    reader = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    places = {"p": escaped(text), "li": f"- {escaped(text)}", "td": f"| a |\n|---|\n| {escaped(text)} |"}
+    for tag, source in places.items():
+        found = re.search(rf"<{tag}>(.*?)</{tag}>", reader.render(source), re.DOTALL)
+        shown = html.unescape(found[1]) if found else ""
+        assert shown == plain and "<" not in (found[1] if found else ""), (tag, source)

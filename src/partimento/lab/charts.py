@@ -126,10 +126,12 @@ def small_multiples(name: str, panels: Sequence[Panel], *, y_label: str, x_label
     return _svg(figure, name)
 
 
-def by_book(name: str, rows: Sequence[Line], *, y_label: str, height: float = 2.7) -> str:
+def by_book(name: str, rows: Sequence[Line], *, y_label: str, from_zero: bool = False, height: float = 2.7) -> str:
     """Values per codebook (x = 1..K) as marked lines, one for each of `rows`."""
     figure, axes = _figure(1, 1, HALF, height, _room(rows))
     labels = _draw(axes[0], rows, (), marker="o")
+    if from_zero:
+        axes[0].set_ylim(bottom=0.0)
     axes[0].set_xticks(sorted({int(x) for row in rows for x in row.x}))
     axes[0].set_xlabel("codebook, coarse to fine")
     axes[0].set_title(y_label, loc="left", color=MUTED, fontsize=_FONT)

@@ -150,7 +150,13 @@ def _of_run(
 ) -> tuple[TextModel, Published, Callable[[Path], None]]:
     """The model, what a folder of its weights says, and what makes such a folder play."""
     player, source = _player(run, weights, progress)
-    assert isinstance(player.module, TextModel)
+    if not isinstance(player.module, TextModel):  # a run.json that names another family than its checkpoints
+        raise PartimentoError(
+            "WEIGHTS009",
+            f"the weights of {run.name} cannot be written as a model that reads text",
+            why=f"they are of the family {player.family}",
+            next=f"partimento doctor {run}",
+        )
     base = player.how.get("base")
     start = None if base is None else published.require(Path(base["folder"]), base["sha256"])
     folder = Run.open(run).checkpoints_path / source["checkpoint"] if start is None else start.folder

@@ -7,8 +7,16 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from partimento.audio.synth import band
+from partimento.codecs.codec import open_codec
+from partimento.codecs.resident import RESIDENT
+from partimento.config import parse
 from partimento.errors import PartimentoError
 from partimento.tokens.draw import Batch
+from partimento.tokens.writer import PackWriter
+from partimento.training import engine
 from partimento.training.publish import export_weights
 from partimento.training.tasks.codes import CodesTask
 from ward import Healthy, toys
@@ -36,6 +44,19 @@ def rvq_flat_of_old_parts(folder: Path) -> Path:
     return toys.train(folder, model=model, data={"window": 96}, optim=optim, loss={"codebook_weights": "learned"})
 
 
+def rvq_band(folder: Path) -> Path:
+    """Real codes: the demo's band through the resident codec, of which it leaves many codes unused."""
+    opened = open_codec(RESIDENT)
+    writer = PackWriter(folder / "pack", opened.spec)
+    for index in range(48):
+        loop = band(3, index, seconds=4.0)
+        codes_TK = opened.encode(torch.from_numpy(loop.wave_CN)[None])[0].numpy()
+        writer.add(codes_TK, clip=loop.name, source=loop.source, tags=loop.tags)
+    writer.finish()
+    plan = {"valid_items": 8, "valid_every": 50}
+    return toys.train(folder, steps=100, data={"pack": str(folder / "pack")}, optim={"lr": 3e-3}, train=plan)
+
+
 def told() -> dict[str, Any]:
     return {"data": {"pack": str(toys.pack(captions=True)), "null_share": 0.2}}
 
@@ -56,18 +77,15 @@ def dia_adapters(folder: Path) -> Path:
     export_weights(first, folder / "start")
     pack = toys.write_pack(folder / "pack", clips=60, seed=5, captions=True)
     data = {"pack": str(pack), "null_share": 0.2}
-    return lora(folder, {"weights": str(folder / "start"), "lora_rank": 4, "pattern": "delay"}, data)
+    adapters = {"weights": str(folder / "start"), "lora_rank": 4, "pattern": "delay"}
+    return with_model(folder, "dia", adapters, steps=120, data=data)
 
 
-def lora(folder: Path, model: dict[str, Any], data: dict[str, Any]) -> Path:
-    # What is decided by the weights may not be given beside them, so the toys' own sizes are left out.
-    made = toys.config("dia", data=data, optim={"lr": 2e-3}, steps=120).model_dump(mode="json")
-    made["model"] = model
-    from partimento.config import parse
-    from partimento.training import engine
-
+def with_model(folder: Path, family: str, model: dict[str, Any], *, steps: int, data: dict[str, Any]) -> Path:
+    """With this section alone: sizes that the weights decide may not be given beside them."""
+    tree = toys.config(family, data=data, optim={"lr": 2e-3}, steps=steps).model_dump(mode="json")
     with toys.playing():
-        return engine.train(parse(made), runs=folder, run="run").path
+        return engine.train(parse(tree | {"model": model}), runs=folder, run="run").path
 
 
 def mot_adapters(folder: Path) -> Path:
@@ -76,13 +94,7 @@ def mot_adapters(folder: Path) -> Path:
 
 def mot_full(folder: Path) -> Path:
     model = {"backbone": str(toys.llama()), "experts": "full", "text_length": 24}
-    made = toys.config("mot", steps=160, optim={"lr": 2e-3}, **told()).model_dump(mode="json")
-    made["model"] = model
-    from partimento.config import parse
-    from partimento.training import engine
-
-    with toys.playing():
-        return engine.train(parse(made), runs=folder, run="run").path
+    return with_model(folder, "mot", model, steps=160, **told())
 
 
 # -- sound -------------------------------------------------------------------------------------------------------------
@@ -108,11 +120,9 @@ def restore_adversary(folder: Path) -> Path:
 
 
 def one_clip_by_heart(folder: Path) -> Path:
-    data = {
-        "pack": str(toys.write_pack(folder / "pack", clips=2, frames=(400, 401), seed=2, source=lambda clip: f"{clip}"))
-    }
+    pack = toys.write_pack(folder / "pack", clips=2, frames=(400, 401), seed=2, source=str)
     meant = "The model can learn at all: it overfits one clip."
-    return toys.train(folder, data=data, optim={"schedule": "constant"}, hypothesis=meant)
+    return toys.train(folder, data={"pack": str(pack)}, optim={"schedule": "constant"}, hypothesis=meant)
 
 
 class Interrupted(CodesTask):
@@ -154,6 +164,7 @@ def flat_at_its_end(folder: Path) -> Path:
 HEALTHY = (
     Healthy("rvq", "The code decoder, delayed books.", rvq_delay, slow=True),
     Healthy("rvq parallel", "Parallel books, dropout, Muon, warmup-stable-decay.", rvq_parallel_muon, slow=True),
+    Healthy("rvq band", "Music of the demo's band, through the resident codec.", rvq_band, slow=True),
     Healthy(
         "rvq flat", "One book a step, layer norm, GELU, sinusoids, two micro-batches.", rvq_flat_of_old_parts, slow=True
     ),

@@ -67,7 +67,7 @@ def measured(run: Run, events: Sequence[Event], step: int, weights: str) -> Meas
     kept, missing = _kept(run, step, weights)
     metrics = []
     for name in SOUND_FIGURES if sound else CODES_FIGURES:
-        if valid.get(name) is None:
+        if not isinstance(valid.get(name), int | float):
             missing.append(f"The {NAME[name]} was not logged.")
             continue
         sources = by_source(kept.items, name) if kept is not None and name in kept.items.values else {}
@@ -97,4 +97,4 @@ def _baselines(baseline: Mapping[str, Any], sound: bool) -> tuple[tuple[str, flo
             ("bigram: pairs of codes, counted", baseline.get("bigram_bits_per_second")),
             ("unigram: codes, counted", baseline.get("unigram_bits_per_second")),
         ]
-    return tuple((name, float(value)) for name, value in named if value is not None)
+    return tuple((name, float(value)) for name, value in named if isinstance(value, int | float))

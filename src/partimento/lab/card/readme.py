@@ -214,7 +214,8 @@ def _training(known: Known) -> list[str]:
             (f"{section}.{name}", _told(part[name])) for name in names if part.get(name) not in (None, [], "", 0, False)
         ]
     rows.append(("step of these weights", f"{known.step:,}"))
-    environment = known.versions.get("environment") or {}
+    told = known.versions.get("environment")
+    environment = told if isinstance(told, Mapping) else {}
     for name, value in (
         ("begun", known.versions.get("created")),
         ("device", environment.get("name")),
@@ -265,7 +266,9 @@ def escaped(text: str) -> str:
     """Foreign text as Markdown that shows it as it is, on one line."""
     plain = " ".join(str(text).split())
     plain = plain if len(plain) <= LONGEST * 4 else plain[: LONGEST * 4] + " ..."
-    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", plain).replace("<", "&lt;").replace(">", "&gt;")
+    plain = re.sub(r"([\\`*_\[\]|~#!$])", r"\\\1", plain)
+    plain = re.sub(r"^([-+=])|^(\d+)([.)])", r"\2\\\1\3", plain)  # would begin a list, or a heading
+    return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], raw: bool = False) -> str:

@@ -52,6 +52,8 @@ def _player(folder: Path, name: str, config: Mapping[str, Any], tags: Sequence[s
         options["prompt"], flags = words.text, [*flags, "--prompt", words.text]
     options["seconds"] = 5
     apart = [*_codec_apart(CodecSpec.from_json(told["spec"]))]
+    if apart:
+        options["codec"], flags = "FOLDER", [*flags, "--codec", "FOLDER"]
     if "mixture" in told:
         base = told["base"]
         apart.append(
@@ -70,7 +72,7 @@ def _player(folder: Path, name: str, config: Mapping[str, Any], tags: Sequence[s
 
 def _codec_apart(spec: CodecSpec) -> Iterator[str]:
     """A sentence where the codec is not to be found by its name, with the codes that were learned."""
-    folder = 'give its folder, codec="FOLDER" in Python or --codec FOLDER on the command line.'
+    folder = "name the folder of that one in place of FOLDER."
     if spec.codec in RESIDENTS:
         if spec_of(read_card(RESIDENTS[spec.codec])).weights != spec.weights:
             yield (
@@ -117,17 +119,18 @@ def _codec(name: str) -> Usage:
 
 
 def _theirs(folder: Path, name: str, layout: str) -> Usage:
-    apart = ("It gives codes; the codec that they are of turns them into sound.",)
+    apart = ["It gives codes; the codec that they are of turns them into sound."]
     if layout == "nari":
-        return Usage(f"from dia.model import Dia\n\nmodel = Dia.from_pretrained({_literal(name)})", None, apart)
+        apart.append("These lines are of nari-labs' own program, and were not run for this card.")
+        return Usage(f"from dia.model import Dia\n\nmodel = Dia.from_pretrained({_literal(name)})", None, tuple(apart))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    kind = (config.get("architectures") or ["AutoModel"])[0]
+    kind, more = (config.get("architectures") or ["AutoModel"])[0], ""
     if "auto_map" in config:
         kind, more = "AutoModelForCausalLM", ", trust_remote_code=True"
-    else:
-        more = ""
+    if "audio_encoder" in config:  # a MusicGen, which has its codec within
+        apart = []
     python = f"from transformers import {kind}\n\nmodel = {kind}.from_pretrained({_literal(name)}{more})"
-    return Usage(python, None, apart)
+    return Usage(python, None, tuple(apart))
 
 
 def _literal(value: Any) -> str:

@@ -197,7 +197,7 @@ def _floor(found: Comparison) -> list[str]:
         return []
     who = "no cell is" if len(under) == len(found.cells) else f"{', '.join(under)}: not"
     what = "nearer to the target than the input itself" if found.sound else "better than counting pairs of codes"
-    return [f"{who} {what} ({floor}), so the differences are those of an early stage of learning"]
+    return [f"{who} {what} ({floor}), so the differences say little of models that have learned more"]
 
 
 def runs_csv(found: Comparison) -> str:

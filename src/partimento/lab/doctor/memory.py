@@ -137,7 +137,9 @@ def _other_targets(patient: Patient, both: Curves) -> Examined:
     if (epochs := each * step) > FRESH:
         said = f"Whether both losses have the same targets: the first validation came after {epochs:.1f} epochs."
         return Examined(missing=(said,))
-    gap, level = float(held.y[place] - near.y[-3:].mean()), float(near.y[-3:].mean())
+    # Where the loss rises, the weights that were validated are worse than those of the lines before.
+    level = float(max(near.y[-3:].mean(), near.y[-1], *train.between(step).y[:1]))
+    gap = float(held.y[place]) - level
     allowed = _difference(patient)
     excess = gap - allowed
     told = (

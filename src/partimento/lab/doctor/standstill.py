@@ -23,6 +23,7 @@ SETTLED = 2 / 3  # the part: the last two thirds of what was trained at a high r
 # to be said to stand: without it, a noisy curve of few readings would be called flat because nobody can tell.
 # Of a quiet curve the interval may be clear of 0, and a fall of less than SURELY is none that is worth the steps.
 SURELY, STANDS, MAYBE = 0.01, 0.02, 0.05
+JUDGED = 3  # validations of that part, from which on they can say it instead
 LEARNED = 0.05  # share of the first level, of sound, under which next to nothing was learned
 
 
@@ -40,7 +41,8 @@ def examine(patient: Patient) -> Examined:
     hope = -found.low * span / abs(level) if level else 0.0
     interval = f"{_signed(found.value)} for 1,000 steps (95 % interval {_signed(found.low)} to {_signed(found.high)})"
     measured = f"Over steps {part.x[0]:,.0f} to {part.x[-1]:,.0f}, whose rate has not decayed, the {name} changes by "
-    if not _stands(found, hope):
+    still = _held_out_stands(patient, name, part) if found.flat else None
+    if not _stands(found, hope) and still is None:
         return Examined(fine=(f"{measured}{interval}: it does not stand still.",))
     done = _learned(patient, name, loss, level) or _held_out(patient, name)
     text = f"{measured}{interval}; at best it falls by {100 * max(0.0, hope):.1f} % over all of them."
@@ -48,9 +50,11 @@ def examine(patient: Patient) -> Examined:
         confidence = 0.3
     else:
         blind = name == "mel distance" and not len(_scores(patient, name))
-        confidence, done = (0.8 if hope < STANDS and not blind else 0.4), _left(patient, name, level)
+        confidence = 0.8 if (hope < STANDS and not blind) or still is not None else 0.4
+        done = _left(patient, name, level)
     chart = pictures.curve("plateau", name, loss, levels=[("the part's median", level)])
-    evidence = tuple(Evidence(one, picture) for one, picture in ((text, chart), (done, None)) if one)
+    told = ((text, chart), (done, None), (still, None))
+    evidence = tuple(Evidence(one, picture) for one, picture in told if one)
     where = f"steps {part.x[0]:,.0f} to {part.x[-1]:,.0f}"
     return Examined((Finding("plateau", confidence, evidence, where),))
 
@@ -119,6 +123,15 @@ def _held_out(patient: Patient, name: str) -> str | None:
     if best > (1 - SURELY) * first:
         return None
     return f"Held-out items say otherwise: their {name} went from {first:.3g} to {best:.3g}."
+
+
+def _held_out_stands(patient: Patient, name: str, part: Series) -> str | None:
+    """That the same items, again and again, cost the same: where drawn ones are too noisy to tell."""
+    scores = series(patient.log.valid("raw"), "mel7" if name == "mel distance" else "ce")
+    here = scores.between(float(part.x[0]) - 1, float(part.x[-1]))
+    if len(here) < JUDGED or here.y.min() < (1 - SURELY) * here.y[0]:
+        return None
+    return f"Held-out items stand as well: {here.y[0]:.4g} to {here.y[-1]:.4g} in {len(here)} validations."
 
 
 def _left(patient: Patient, name: str, level: float) -> str:

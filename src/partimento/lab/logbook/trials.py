@@ -50,9 +50,12 @@ class Trial:
         )
 
     def compared(self) -> Comparison | str:
-        """Of the runs that were validated; or why there is none."""
+        """Of the finished runs, or while there are none of those to compare, of all that were validated; or why there
+        is none."""
+        done = [one.run.path for one in self.runs if _finished(one)]
+        judged = [one.run.path for one in self.runs if any(event["kind"] == "valid" for event in one.events)]
         try:
-            return compare([one.run.path for one in self.runs if any(event["kind"] == "valid" for event in one.events)])
+            return compare(done if len(done) > 1 else judged)
         except PartimentoError as err:
             return f"{err.message} ({err.code})"
 
@@ -65,7 +68,14 @@ def apart(found: Sequence[Experiment]) -> tuple[list[Experiment], list[Trial]]:
             folders.setdefault(one.run.path.parent, []).append(one)
         else:
             alone.append(one)
-    return alone, [Trial(path, _record(path), runs) for path, runs in folders.items()]
+    return alone, [_planned(Trial(path, _record(path), runs)) for path, runs in folders.items()]
+
+
+def _planned(one: Trial) -> Trial:
+    """Its runs in the order of the plan; the first value is what the others are held against."""
+    order = {str(run.get("run")): number for number, run in enumerate(one.record.get("runs") or [])}
+    runs = sorted(one.runs, key=lambda run: order.get(run.run.path.name, len(order)))
+    return Trial(one.path, one.record, runs)
 
 
 def is_trial(folder: Path) -> bool:

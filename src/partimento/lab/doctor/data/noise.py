@@ -40,7 +40,7 @@ def examine(seen: Seen) -> Examined:
     if all(kind in ("uniform", "orderless") for kind in coarse):
         confidence = 0.95 if all(kind == "uniform" for kind in kinds) else 0.75
     elif share >= CLIPS:
-        confidence = min(0.95, 0.6 + 0.35 * min(1.0, share / MOST_CLIPS))
+        confidence = round(0.6 + 0.35 * min(1.0, share / MOST_CLIPS), 2)
     elif logged and "ordered" not in coarse:
         confidence = 0.8
     elif share > 0:
@@ -126,5 +126,9 @@ def _floors(standing: Standing | None, *, draw: bool) -> list[Evidence]:
         )
         if np.isfinite([math.nan if v is None else v for v in values]).any()
     ]
-    chart = charts.by_book("doctor-noise", rows, y_label="nats a code, held out", height=2.0) if draw else None
+    chart = (
+        charts.by_book("doctor-noise", rows, y_label="nats a code, held out", from_zero=True, height=2.0)
+        if draw
+        else None
+    )
     return [Evidence(f"{said[0].upper()}{said[1:]}.", chart)]

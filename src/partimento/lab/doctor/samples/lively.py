@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def _entropy(demos: Demos) -> Examined:
     value = way.figure("entropy")
     if value is None or not data:
         return Examined(missing=(f"The entropy of what was played: {_without(demos, 'entropy')}.",))
-    if (short := _too_short(demos, way)) is not None:
+    if (short := _too_short(way, data)) is not None:
         return Examined(missing=(f"The entropy of what was played: {short}.",))
     ratio, loops, usual = value / data, way.figure("repetition"), demos.of_data("repetition")
     said = f"Of {demos.step} ({way.label}) the codes have an entropy of {value:.2f} nats, held-out music {data:.2f}"
@@ -159,12 +160,12 @@ def _learned(patient: Patient) -> bool | None:
     return standing.valid < LEARNED * standing.mean.counted
 
 
-def _too_short(demos: Demos, way: Way) -> str | None:
-    """Few codes have little entropy, whatever plays them."""
-    wanted, frames = demos.of_data("frames"), way.frames
-    if wanted is None or frames is None or frames >= wanted / 2:
+def _too_short(way: Way, data: float) -> str | None:
+    """So few frames have no such entropy, whatever plays them."""
+    frames = way.frames
+    if frames is None or frames >= math.exp(data):
         return None
-    return f"the demos ({way.label}) are of {frames:.0f} frames, and the held-out windows of {wanted:.0f}"
+    return f"the demos ({way.label}) are of {frames:.0f} frames, too few for the {data:.2f} nats of held-out music"
 
 
 def _without(demos: Demos, name: str) -> str:
