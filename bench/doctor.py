@@ -157,23 +157,24 @@ def _clean(where: Path, folder: Path) -> dict[str, str]:
 def figures(cases: list[Case], wells: list[Well]) -> str:
     """The tables of docs/doctor.md."""
     named, first = (sum(case.named(most) for case in cases) for most in (FIRST, 1))
+    alone = sum(case.named(1) and not case.behind for case in cases)
     alarms = sum(not well.passed for well in wells)
     seconds = sorted([case.seconds for case in cases] + [well.seconds for well in wells])
     middle, most = (seconds[len(seconds) // 2], seconds[-1]) if seconds else (0.0, 0.0)
     said = (
         f"Of {len(cases)} planted faults of {len({case.disease for case in cases})} diseases {named} are named in the "
-        f"first two diagnoses, {first} of them first; of {len(wells)} healthy runs {alarms} have a diagnosis. To look "
-        f"at one takes {middle:.1f} s in the middle, {most:.1f} s at most (small runs, one core)."
+        f"first two diagnoses, {first} of them first and {alone} alone; of {len(wells)} healthy runs {alarms} have a "
+        f"diagnosis. To look at one takes {middle:.1f} s in the middle, {most:.1f} s at most (small runs, one core)."
     )
     lines = [
         pages.wrapped(said),
         "",
-        "| disease | level | planted | place | sure | before it |",
-        "|---|---|---|---:|---:|---|",
+        "| disease | level | planted | place | sure | before it | behind it |",
+        "|---|---|---|---:|---:|---|---|",
     ]
     for case in cases:
         place = "–" if case.place is None else str(case.place)
-        before = ", ".join(f"`{name}`" for name in case.before) or "–"
+        before, behind = (", ".join(f"`{name}`" for name in names) or "–" for names in (case.before, case.behind))
         row = [
             pages.linked(case.disease),
             case.level,
@@ -181,6 +182,7 @@ def figures(cases: list[Case], wells: list[Well]) -> str:
             place,
             pages.percent(case.confidence),
             before,
+            behind,
         ]
         lines.append(f"| {' | '.join(row)} |")
     lines += ["", "| healthy | | surest finding | sure |", "|---|---|---|---:|"]
@@ -201,6 +203,7 @@ def told_in_json(cases: list[Case], wells: list[Well], lacking: list[str]) -> di
         "not_planted": lacking,
         "named_first": sum(case.place == 1 for case in cases),
         "named": len(cases) - len(missed),
+        "alone": sum(case.named(1) and not case.behind for case in cases),
         "missed": missed,
         "without_picture": sorted({case.disease for case in cases if case.chart is None}),
         "healthy": len(wells),

@@ -29,9 +29,9 @@ _SHOWN = re.compile(r"(?s)(?<=<!-- planted: bench/doctor.py -->\n).*?(?=\n<!-- e
 
 @dataclass(frozen=True)
 class Case:
-    """What the doctor said of one planted run. `place` is that of its disease among the diagnoses, `before` what stood
-    before it, `shown` its finding as it is printed, `chart` the first drawing beside it. `why`: what kept it from being
-    made."""
+    """What the doctor said of one planted run. `place` is that of its disease among the diagnoses, `before` and
+    `behind` what stood around it, `shown` its finding as it is printed, `chart` the first drawing beside it. `why`:
+    what kept it from being made."""
 
     disease: str
     level: str
@@ -39,6 +39,7 @@ class Case:
     place: int | None
     confidence: float
     before: tuple[str, ...]
+    behind: tuple[str, ...]
     seconds: float
     shown: str | None
     chart: str | None
@@ -50,18 +51,19 @@ class Case:
     ) -> Case:
         """`places` are folders of this machine, and what is written in their stead."""
         if found is None:
-            return cls(disease, level, how, None, 0.0, (), 0.0, None, None, why)
+            return cls(disease, level, how, None, 0.0, (), (), 0.0, None, None, why)
         likely = [one.disease for one in found.diagnoses]
         place = likely.index(disease) + 1 if disease in likely else None
         one = next((one for one in found.findings if one.disease == disease), None)
         if one is None:
-            return cls(disease, level, how, None, 0.0, tuple(likely), found.seconds, None, None)
+            return cls(disease, level, how, None, 0.0, tuple(likely), (), found.seconds, None, None)
         chart = next((evidence.chart for evidence in one.evidence if evidence.chart is not None), None)
         shown = headed(place or len(likely) + 1, one)
         for folder, name in places.items():
             shown = shown.replace(folder, name)
-        before = tuple(likely[: place - 1] if place else likely)
-        return cls(disease, level, how, place, one.confidence, before, found.seconds, shown, chart)
+        before, behind = (likely[: place - 1], likely[place:]) if place else (likely, [])
+        told = (place, one.confidence, tuple(before), tuple(behind), found.seconds, shown, chart)
+        return cls(disease, level, how, *told)
 
     def named(self, first: int) -> bool:
         return self.place is not None and self.place <= first

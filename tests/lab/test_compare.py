@@ -201,6 +201,23 @@ def test_page_tables_and_document(tmp_path):
     assert all(len(line) <= 120 for line in text.splitlines() if line[:1] != "|")
 
 
+def test_what_a_hand_wrote_into_the_document_is_kept(tmp_path):
+    page = tmp_path / "page.md"
+    runs = [make(tmp_path, "a"), make(tmp_path, "b", adds=9.0, optim__lr=0.1)]
+    compare(runs, docs=page)
+    made = page.read_text()
+    by_hand = f"\n\nThe question was  *whether*:\n\n- one\n    - two {'and so on ' * 20}\n\n"
+    page.write_text(made.replace("again -->\n<!-- end", f"again -->{by_hand}<!-- end"))
+    for _ in range(2):
+        compare(runs, docs=page, command="another")
+        text = page.read_text()
+        assert f"again -->{by_hand}<!-- end" in text and "```\nanother\n```" in text and text.count("<!--") == 2
+    page.write_text("# My own page")
+    with pytest.raises(PartimentoError) as caught:
+        compare(runs, docs=page)
+    assert caught.value.code == "LAB079" and page.read_text() == "# My own page"
+
+
 def test_what_is_the_same_in_every_run_stands_in_no_column(tmp_path):
     runs = [make(tmp_path, "a"), make(tmp_path, "b", adds=9.0, optim__lr=0.1)]
     found = compare(runs, docs=tmp_path / "page.md")

@@ -131,7 +131,7 @@ def by_book(name: str, rows: Sequence[Line], *, y_label: str, from_zero: bool = 
     figure, axes = _figure(1, 1, HALF, height, _room(rows))
     labels = _draw(axes[0], rows, (), marker="o")
     if from_zero:
-        axes[0].set_ylim(bottom=0.0)
+        axes[0].set_ylim(0.0, 1.15 * axes[0].get_ylim()[1])
     axes[0].set_xticks(sorted({int(x) for row in rows for x in row.x}))
     axes[0].set_xlabel("codebook, coarse to fine")
     axes[0].set_title(y_label, loc="left", color=MUTED, fontsize=_FONT)

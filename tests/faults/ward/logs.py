@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,76 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from partimento.errors import PartimentoError
 from partimento.models import attention, decoder
 from partimento.tokens.draw import Batch
 from partimento.training import engine, objective, schedule, stages
 from partimento.training.tasks.codes import CodesTask
 from ward import Planted, toys
+from ward.spoiling import Garbage, given_up, hot, loaded, scaled
 
 UNGUARDED = {"sigma": 1e9, "rollbacks": 0}
 CONSTANT = {"schedule": "constant"}
 ONCE = {"valid_every": 1000, "save_every": 1000}
-
-
-def given_up(folder: Path, work: Callable[[], Path]) -> Path:
-    """The run of a training that may end with TRAIN004."""
-    try:
-        return work()
-    except PartimentoError as err:
-        if err.code != "TRAIN004":
-            raise
-    return folder / "run"
-
-
-def hot(folder: Path, factor: Callable[[int], float], **sections: Any) -> Path:
-    """The rate of each step is multiplied behind the back of the log."""
-    step_with = engine.train_step
-    with toys.playing() as patch:
-
-        def heated(state: Any, batches: Any, step: int, rate: float) -> None:
-            step_with(state, batches, step, rate * factor(step))
-
-        patch.setattr(engine, "train_step", heated)
-        return given_up(folder, lambda: toys.train(folder, **sections))
-
-
-class Garbage(CodesTask):
-    """All codes of one step are drawn anew."""
-
-    at = 160
-
-    def batch(self, step: int, micro: int, attempt: int = 0) -> Batch:
-        batch = super().batch(step, micro, attempt)
-        if step != self.at:
-            return batch
-        drawn = torch.randint_like(batch.grid_BSK, toys.V)
-        return replace(batch, grid_BSK=torch.where(batch.grid_BSK < toys.V, drawn, batch.grid_BSK))
-
-
-def scaled(when: Callable[[int], bool], factor: float) -> type[CodesTask]:
-    """The loss of some steps is multiplied, and its gradient with it."""
-
-    class Scaled(CodesTask):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
-            self.factor = 1.0
-            self.objective.register_forward_hook(
-                lambda module, _, out: (out[0] * self.factor, out[1]) if module.training else out
-            )
-
-        def batch(self, step: int, micro: int, attempt: int = 0) -> Any:
-            return step, super().batch(step, micro, attempt)
-
-        def count(self, batch: Any) -> float:
-            return super().count(batch[1] if isinstance(batch, tuple) else batch)
-
-        def inputs(self, batch: Any) -> Any:
-            step, batch = batch if isinstance(batch, tuple) else (-1, batch)
-            self.factor = factor if when(step) else 1.0
-            return super().inputs(batch)
-
-    return Scaled
 
 
 # -- divergence, spikes ------------------------------------------------------------------------------------------------
@@ -169,7 +107,7 @@ def pastless(codes_TK: toys.Codes, rng: np.random.Generator, clip: int) -> toys.
 def adversary_wins(folder: Path) -> Path:
     strong = {"period_width": 8, "window_width": 8, "lr": 2e-3}
     plan = {"log_every": 4, **ONCE}
-    return toys.train(folder, "codec", steps=160, optim={**CONSTANT, "lr": 1e-6}, adversary=strong, train=plan)
+    return toys.train(folder, "codec", steps=120, optim={**CONSTANT, "lr": 1e-6}, adversary=strong, train=plan)
 
 
 # -- steps, time, plan -------------------------------------------------------------------------------------------------
@@ -189,26 +127,6 @@ def four_short_items(folder: Path) -> Path:
 
 def two_short_items(folder: Path) -> Path:
     return toys.train(folder, data={"window": 8}, optim={"batch": 1, "accumulate": 2, "lr": 2e-3}, steps=300)
-
-
-def loaded(folder: Path, times: Callable[[int], float]) -> Path:
-    """A batch takes so many times as long as a step: by the clock of the steps, so that it is slow on every machine."""
-    step_with, took = engine.train_step, [0.01]
-
-    class Slow(CodesTask):
-        def batch(self, step: int, micro: int, attempt: int = 0) -> Batch:
-            time.sleep(times(step) * took[0])
-            return super().batch(step, micro, attempt)
-
-    with toys.playing() as patch:
-
-        def timed(*args: Any) -> None:
-            began = time.perf_counter()
-            step_with(*args)
-            took[0] = min(0.1, time.perf_counter() - began)
-
-        patch.setattr(engine, "train_step", timed)
-        return toys.train(folder, steps=60, task=Slow, data={"window": 16}, optim={"batch": 2})
 
 
 def slow_loader(folder: Path) -> Path:

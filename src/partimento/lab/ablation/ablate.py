@@ -24,6 +24,7 @@ from partimento.lab.ablation import state
 from partimento.lab.ablation.grid import Planned, budget_of, grid
 from partimento.lab.ablation.local import Local
 from partimento.lab.compared.compare import Comparison, compare
+from partimento.lab.compared.document import written_before
 from partimento.lab.plan import plan
 from partimento.lab.plan.cost import Hours
 from partimento.progress import Progress, Quiet
@@ -104,10 +105,13 @@ def ablate(
     of `training.slurm.submit_all`. With `dry_run` nothing is written or trained.
 
     One failed run does not stop the others; it is in `failed`. Raises LAB074 (what varies), LAB075 (budget), LAB076
-    (the folder holds runs of other settings), LAB077 (no run finished, and all failed), SYS003 (stopped; the same
-    command goes on), what `load` and `plan` raise, and with `submit` TRAIN036 and TRAIN037.
+    (the folder holds runs of other settings), LAB077 (no run finished, and all failed), LAB079 (`docs` is a page of
+    somebody's own), SYS003 (stopped; the same command goes on), what `load` and `plan` raise, and with `submit`
+    TRAIN036 and TRAIN037.
     """
     progress = progress or Quiet()
+    if docs is not None:
+        written_before(Path(docs))  # not hours later
     root = Path(to) if to is not None else Path("ablations") / Path(config).stem
     planned = grid(config, vary, range(seeds), changes, budget_of(budget))
     where: dict[str, str] = {one.name: state.status(root, one)[0] for one in planned}

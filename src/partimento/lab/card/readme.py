@@ -267,7 +267,7 @@ def escaped(text: str) -> str:
     plain = " ".join(str(text).split())
     plain = plain if len(plain) <= LONGEST * 4 else plain[: LONGEST * 4] + " ..."
     plain = re.sub(r"([\\`*_\[\]|~#!$])", r"\\\1", plain)
-    plain = re.sub(r"^([-+=])|^(\d+)([.)])", r"\2\\\1\3", plain)  # would begin a list, or a heading
+    plain = re.sub(r"^([-+=])(?=\s|[-=]|$)|^(\d+)([.)])(?=\s|$)", r"\2\\\1\3", plain)  # a list, or a heading
     return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

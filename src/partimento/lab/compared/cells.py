@@ -195,9 +195,10 @@ def _described(one: One) -> tuple[str, ...]:
 
 
 def _name(changes: Mapping[str, Any]) -> str:
-    """Each change by the last part of its key, or all of it where two keys end alike."""
+    """Each change by the last part of its key, or all of it where two keys end alike or the end says nothing."""
     ends = [key.rpartition(".")[2] for key in changes]
-    names = (end if ends.count(end) == 1 else key for key, end in zip(changes, ends, strict=True))
+    plain = [ends.count(end) == 1 and end not in ("name", "start") for end in ends]
+    names = (end if enough else key for key, end, enough in zip(changes, ends, plain, strict=True))
     return ", ".join(f"{name} {told(value)}" for name, value in zip(names, changes.values(), strict=True))
 
 

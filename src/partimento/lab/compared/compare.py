@@ -118,14 +118,17 @@ def compare(
 ) -> Comparison:
     """Compare the runs at `runs` (folders of runs stand for all within), and write what is asked for: a page `to`, a
     table `csv` (and beside it NAME.pairs.csv), a document `docs` in Markdown with a section a pair, which names the
-    `command` that made it.
+    `command` that made it, and keeps what was written by hand between the marks at its head.
 
     `by` a setting: only cells that differ in nothing else are held against each other. Raises LAB070 (a folder without
     runs), LAB071 (runs of different kinds), LAB072 (fewer than two runs), LAB073 (`by` is not what they differ in),
-    RUN001, RUN002, SYS002.
+    LAB079 (`docs` is a page of somebody's own), RUN001, RUN002, SYS002.
     """
+    from partimento.lab.compared.document import document, written_before
+
     progress = progress or Quiet()
     notes: list[str] = []
+    old = "" if docs is None else written_before(Path(docs))
     progress.stage("compare", "the logs of the runs are read; no model is built")
     found = read_runs(runs, notes.append)
     if len(found) < 2:
@@ -155,9 +158,7 @@ def compare(
         commit.text(Path(csv), runs_csv(made))
         commit.text(Path(csv).with_suffix(".pairs.csv"), pairs_csv(made))
     if docs is not None:
-        from partimento.lab.compared.document import document
-
-        commit.text(Path(docs), document(made, command))
+        commit.text(Path(docs), document(made, command, old))
     if to is not None:
         from partimento.lab.compared.page import render
 

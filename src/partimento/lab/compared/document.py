@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+from partimento.errors import PartimentoError
 from partimento.lab.compared import text
 from partimento.lab.compared.cells import told
 from partimento.lab.compared.compare import Comparison
@@ -13,11 +16,12 @@ from partimento.lab.compared.pairs import Pair, differences
 
 STATED = ("model.width", "model.layers", "model.net", "data.window", "data.crop", "optim.batch", "train.steps")
 WIDTH = 120
+BY_HAND, END = "<!-- by hand: kept when this page is written again -->", "<!-- end of by hand -->"
 
 
-def document(found: Comparison, command: str | None = None) -> str:
-    """The page. What is empty in it was not logged."""
-    lines = [f"# {_title(found)}", ""]
+def document(found: Comparison, command: str | None = None, old: str = "") -> str:
+    """The page. What is empty in it was not logged. What a hand wrote at the head of the `old` one is kept."""
+    lines = [f"# {_title(found)}", "", _by_hand(old), ""]
     if command:
         lines += ["Written by its command:", "", "```", command, "```", ""]
     lines += [*setup(found), "", *_table(found), ""]
@@ -34,8 +38,31 @@ def document(found: Comparison, command: str | None = None) -> str:
     return "\n".join("\n".join([line] if line == command else wrapped(line)) for line in lines).rstrip() + "\n"
 
 
+def written_before(place: Path) -> str:
+    """The document at `place`, or nothing. A page that no comparison wrote is somebody's own: LAB079."""
+    if not place.is_file():
+        return ""
+    old = place.read_text(encoding="utf-8", errors="replace")
+    if BY_HAND not in old or END not in old:
+        raise PartimentoError(
+            "LAB079",
+            f"{place.name} was not written by a comparison",
+            where=str(place),
+            why=f"it has not the line {BY_HAND}",
+            next=f"mv {shlex.quote(str(place))} {shlex.quote(str(place.with_suffix('.old.md')))}",
+        )
+    return old
+
+
+def _by_hand(old: str) -> str:
+    """As it was: not even its lines are broken anew."""
+    return BY_HAND + (old.partition(BY_HAND)[2].partition(END)[0] or "\n") + END
+
+
 def wrapped(line: str) -> list[str]:
     """Prose in lines of 120; tables and headings as they are."""
+    if line.startswith(BY_HAND):
+        return [line]
     if line[:2] == "- ":
         return textwrap.wrap(line, WIDTH, subsequent_indent="  ")
     return textwrap.wrap(line, WIDTH) if line[:1] not in ("|", "#", "") else [line]
@@ -49,8 +76,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str
 
 
 def _title(found: Comparison) -> str:
-    keys = [key.rpartition(".")[2] for key in found.keys]
-    return "Compared: " + (", ".join(keys) if keys else "runs that differ in the seed alone")
+    return "Compared: " + (", ".join(found.keys) if found.keys else "runs that differ in the seed alone")
 
 
 def setup(found: Comparison) -> Iterator[str]:

@@ -37,7 +37,7 @@ def render(found: Comparison) -> str:
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         found=found,
-        title=" and ".join(key.rpartition(".")[2] for key in found.keys) or "Runs that differ in the seed alone",
+        title=" and ".join(found.keys) or "Runs that differ in the seed alone",
         lede=_lede(found),
         pairs=[(pair, *_badge(pair), text.numbers(pair)) for pair in found.pairs],
         holm=text.holm(found),
@@ -84,7 +84,8 @@ def forest(pairs: Sequence[Pair]) -> str | None:
     low, high = min(0.0, *ends), max(0.0, *ends)
     room = 0.06 * (high - low or 1.0)
     low, high = low - room, high + room
-    left, width, step, top = 330, 600, 30, 14
+    labels = [_short(pair.title) for pair, _ in drawn]
+    left, width, step, top = 30 + 7 * max(map(len, labels)), 600, 30, 14
     height = top + step * len(drawn) + 34
 
     def place(value: float) -> float:
@@ -99,7 +100,7 @@ def forest(pairs: Sequence[Pair]) -> str | None:
         y, colour = top + step * row + step / 2, "var(--blue)" if pair.decided else "var(--muted)"
         parts.append(
             f'<text x="{left - 14}" y="{y + 4:.0f}" text-anchor="end" font-size="12" fill="var(--ink)">'
-            f"{Markup.escape(_short(pair.title))}</text>"
+            f"{Markup.escape(labels[row])}</text>"
             f'<line x1="{place(one.low):.1f}" x2="{place(one.high):.1f}" y1="{y}" y2="{y}" stroke="{colour}" '
             f'stroke-width="2.5"/><circle cx="{place(one.mean):.1f}" cy="{y}" r="5" fill="{colour}"/>'
         )
@@ -114,7 +115,7 @@ def forest(pairs: Sequence[Pair]) -> str | None:
     return f"<svg {box}>{''.join(parts)}</svg>"
 
 
-def _short(title: str, most: int = 44) -> str:
+def _short(title: str, most: int = 84) -> str:
     return title if len(title) <= most else title[: most - 1] + "…"
 
 

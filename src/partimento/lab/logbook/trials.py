@@ -25,6 +25,7 @@ from partimento.lab.logbook.entry import link
 from partimento.lab.logbook.gather import Experiment
 
 MOST_VERDICTS = 10
+FEW = 2  # runs that are named where the doctor says something of them alone
 COLUMNS = ("score", "trained", "gap", "gain", "si_sdr", "skipped", "alarms", "minutes")  # that fit on a page
 
 
@@ -170,9 +171,13 @@ def _result(one: Trial, found: Comparison | str, log: Path) -> list[str]:
 
 
 def _doctor(one: Trial) -> list[str]:
-    """What it says, and of how many runs it says so."""
-    said = Counter(diagnosed(run.run.path)[0] for run in one.runs)
-    every = len(one.runs)
-    return [
-        f"- {f'{number} of' if number < every else 'all'} {every} runs: {line}" for line, number in said.most_common()
-    ]
+    """What it says, and of which runs it says so."""
+    said: dict[str, list[str]] = {}
+    for run in one.runs:
+        said.setdefault(diagnosed(run.run.path)[0], []).append(run.run.id)
+    rows = []
+    for line, names in sorted(said.items(), key=lambda row: -len(row[1])):
+        few = f" ({', '.join(map(prose.code, names))})" if len(names) <= FEW < len(one.runs) else ""
+        share = "all" if len(names) == len(one.runs) else f"{len(names)} of"
+        rows.append(f"- {share} {len(one.runs)} runs{few}: {line}")
+    return rows
