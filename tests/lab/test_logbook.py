@@ -261,7 +261,11 @@ def test_the_runs_of_an_ablation_are_one_section_with_its_comparison(
     assert "1 ablation of 4 runs;" in page and page.count("\n### ") == 1
     assert "**Status:** 4 of 6 runs finished, 2 not begun" in page
     assert "--vary optim.lr=0.1,0.2" in page and "--hypothesis less" in page and "lowest: lr 0.1" in page
-    assert "| lr 0.1 | 2 |" in page and re.search(r"lr 0.. against lr 0..", page) and "- all 4 runs: Nothing is wrong." in page
+    assert (
+        "| lr 0.1 | 2 |" in page
+        and re.search(r"lr 0.. against lr 0..", page)
+        and "- all 4 runs: Nothing is wrong." in page
+    )
     drawn = [re.sub(r"\s+", " ", path.read_text()) for path in (tmp_path / "log" / "pictures").iterdir()]
     for text in drawn:
         ElementTree.fromstring(text)  # browsers show nothing of a picture that is not well-formed

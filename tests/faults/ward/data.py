@@ -198,7 +198,7 @@ PLANTED = (
     ),
     planted("tiny_data", how="40 s of music for a model of 1.2 million weights.", make=forty_seconds, slow=True),
     planted("silent_share", how="Every clip begins with silence, for half of its length.", make=half_silent, slow=True),
-    planted("silent_share", how="Every third clip is silent.", make=silent_clips),
+    planted("silent_share", how="Every third clip is silent.", make=silent_clips, slow=True),
     planted("copied_channels", how="Left is right.", make=left_is_right),
     planted("copied_channels", how="Mid and side, of one channel.", make=side_stands_still, slow=True),
     planted(
