@@ -89,13 +89,12 @@ def setup(found: Comparison) -> Iterator[str]:
         f" the same for all: {', '.join(same)}. What varies: {', '.join(found.keys) or 'the seed'}. What is drawn is a"
         " function of the seed, so runs of one seed met their data in the same order."
     )
-    items = first.items
-    if items is not None:
-        sizes, clips = sum(items.items.sizes), len(set(items.items.clips))
-        sources = len(set(items.items.sources))
-        what = f"{sizes:,.0f} codes of " if not found.sound else ""
+    held = {cell.changes.get("data", ""): cell.first.items.items for cell in found.cells if cell.first.items is not None}
+    for data, items in held.items():
+        clips, sources = len(set(items.clips)), len(set(items.sources))
+        what = f"{clips} items" if found.sound else f"{sum(items.sizes):,.0f} codes of {clips} clips"
         yield ""
-        yield f"Held out: {what}{clips} {'items' if found.sound else 'clips'} of {sources} sources."
+        yield f"Held out{f' of {data}' if data else ''}: {what} of {sources} sources."
 
 
 def _table(found: Comparison) -> Iterator[str]:
