@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "faults"))
-from ward import Healthy, Planted, healthy, planted
+from ward import Healthy, Planted, healthy, planted  # type: ignore[import-not-found]  # of the path above
 
 import doctor_pages as pages
 from doctor_pages import Case
@@ -128,7 +128,7 @@ def examine_healthy(folder: Path, *, keep: bool) -> Iterator[Well]:
         else:
             first = max(found.findings, key=lambda finding: finding.confidence, default=None)
             named = (first.disease, first.confidence) if first is not None else (None, 0.0)
-            well = Well(one.name, one.how, *named, found.seconds)
+            well = Well(one.name, one.how, named[0], named[1], found.seconds)
         mark = "" if well.passed else "  <--"
         print(f"{one.name:<34}{well.confidence:>6.2f}{well.seconds:>6.1f}  {well.finding or '-'}{mark}", flush=True)
         yield well

@@ -89,7 +89,8 @@ def setup(found: Comparison) -> Iterator[str]:
         f" the same for all: {', '.join(same)}. What varies: {', '.join(found.keys) or 'the seed'}. What is drawn is a"
         " function of the seed, so runs of one seed met their data in the same order."
     )
-    held = {cell.changes.get("data", ""): cell.first.items.items for cell in found.cells if cell.first.items is not None}
+    judged = [(cell.changes.get("data", ""), cell.first.items) for cell in found.cells]
+    held = {data: kept.items for data, kept in judged if kept is not None}
     for data, items in held.items():
         clips, sources = len(set(items.clips)), len(set(items.sources))
         what = f"{clips} items" if found.sound else f"{sum(items.sizes):,.0f} codes of {clips} clips"
