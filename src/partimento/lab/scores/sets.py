@@ -252,7 +252,7 @@ def neighbours(found: Points, reference: Points, k: int = NEIGHBOURS) -> tuple[f
 
 def coverage_alike(found: int, reference: int, k: int = NEIGHBOURS) -> float:
     """Expected coverage where both sets are of one distribution: 1 - the chance that none of a ball's k + ... nearest
-    strangers is of the set, prod_{i<k} (M - 1 - i) / (N + M - 1 - i) (Naeem et al. 2020, lemma 1)."""
+    strangers is of the set, prod_{i<k} (M - 1 - i) / (N + M - 1 - i) (Naeem et al. 2020)."""
     none = 1.0
     for i in range(k):
         none *= max(0, reference - 1 - i) / (found + reference - 1 - i)
