@@ -1,6 +1,6 @@
 """partimento trains music models: audio becomes codec codes, models learn them, what they play is heard and measured.
 
-Everything that the command line does is a call of the same name here, with the same defaults:
+What the command line does on the road and in the laboratory is a call of the same name here, with the same defaults:
 `partimento.encode(...)`, `partimento.train(...)`, `partimento.sample(...)`, `partimento.report(...)`.
 Each is imported when it is first used, so that `import partimento` costs nothing.
 """

@@ -252,3 +252,10 @@ def test_all_examiners_are_there() -> None:
 
     for name in frame.EXAMINERS:
         assert callable(import_module(f"partimento.lab.doctor.{name}").examine)
+
+
+def test_torn_lines_of_the_log_are_told(sick: Path) -> None:
+    log = sick / "events.jsonl"
+    first, *rest = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join([first, b"\x00\xff rubbish\n", b'{"kind": \n', *rest]))
+    assert any("2 lines of the log" in line for line in doctor(sick).missing)

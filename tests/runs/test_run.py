@@ -75,6 +75,50 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
             Run.open(run.path)
 
 
+@pytest.mark.parametrize(
+    ("keys", "value", "said"),
+    [
+        (("config", "train", "steps"), "many", 'config.train.steps cannot be "many"'),
+        (("config", "data", "pack"), 7, "config.data.pack cannot be 7"),
+        (("config", "model"), [1], "config.model cannot be [1]"),
+        (("config",), 3, "config cannot be 3"),
+        (("identity",), [1], "identity cannot be [1]"),
+        (("identity",), {"fingerprint": 7}, "identity.fingerprint cannot be 7"),
+        (("created",), None, "created cannot be null"),
+        (("parameters",), True, "parameters cannot be true"),
+    ],
+)
+def test_an_entry_of_another_kind_is_damage(tmp_path: Path, keys: tuple[str, ...], value: object, said: str) -> None:
+    with pytest.raises(PartimentoError) as caught:
+        Run.open(_changed(tmp_path, keys, value))
+    assert caught.value.code == "RUN002" and caught.value.why == said
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("family",), "of tomorrow"),
+        (("config", "model", "of_tomorrow"), 1),
+        (("config", "optim", "name"), "of tomorrow"),
+        (("config", "optim", "lr"), 1),
+        (("config", "train"), {}),
+    ],
+)
+def test_what_another_version_may_have_written_is_none(tmp_path: Path, keys: tuple[str, ...], value: object) -> None:
+    Run.open(_changed(tmp_path, keys, value))
+
+
+def _changed(root: Path, keys: tuple[str, ...], value: object) -> Path:
+    run = Run.create(root, CONFIG)
+    record = json.loads((run.path / "run.json").read_text())
+    inner = record
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    (run.path / "run.json").write_text(json.dumps(record))
+    return run.path
+
+
 def test_a_run_can_be_read_without_torch(tmp_path: Path) -> None:
     run = Run.create(tmp_path, CONFIG)
     code = (

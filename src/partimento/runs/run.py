@@ -20,14 +20,25 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
+from pydantic import ValidationError
+
 from partimento import commit
-from partimento.config import Config, config_hash
+from partimento.config import FAMILIES, Config, config_hash
 from partimento.errors import PartimentoError
 from partimento.runs.provenance import provenance
 
 SCHEMA = 1
+KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("id", "family", "created", "config_hash", "resume", "partimento", "platform", "python"), (str,)),
+    **dict.fromkeys(("config", "seeds", "identity", "environment", "packages"), (dict,)),
+    **dict.fromkeys(("hypothesis", "commit"), (str, type(None))),
+    "schema": (int,),
+    "parameters": (int, type(None)),
+}
+"""What the entries of a record are, where they are there."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +113,7 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """Raises RUN001 (not a run), RUN002 (its record is damaged)."""
+        """Raises RUN001 (not a run), RUN002 (its record is damaged: no JSON, or an entry is of another kind)."""
         path = Path(path)
         try:
             record = json.loads((path / "run.json").read_text(encoding="utf-8"))
@@ -118,6 +129,8 @@ class Run:
             raise PartimentoError(
                 "RUN002", "the record of a run lacks its id or configuration", where=f"{path / 'run.json'}"
             )
+        if (wrong := _of_another_kind(record)) is not None:
+            raise PartimentoError("RUN002", "the record of a run is damaged", where=f"{path / 'run.json'}", why=wrong)
         return cls(path, record)
 
     @contextlib.contextmanager
@@ -125,6 +138,32 @@ class Run:
         """Be the only process that trains this run; a killed process lets go by itself. Raises RUN003."""
         with _locked(self.path / ".lock", wait=False):
             yield
+
+
+def _of_another_kind(record: dict[str, Any]) -> str | None:
+    """The first entry of a record whose kind no version has written. Settings that this version does not know, values
+    that it does not take and what is missing are no damage: another version may have written them."""
+    for key, kinds in KINDS.items():
+        if key in record and (not isinstance(record[key], kinds) or isinstance(record[key], bool)):
+            return _said(key, record[key])
+    for key in ("fingerprint", "codec", "codec_weights"):
+        if not isinstance(value := record.get("identity", {}).get(key), str | None):
+            return _said(f"identity.{key}", value)
+    if record["family"] not in FAMILIES:
+        return None
+    try:
+        FAMILIES[record["family"]].model_validate_json(json.dumps(record["config"]), strict=True)
+    except ValidationError as err:
+        found = err.errors(include_url=False, include_context=False)
+        other = {one["loc"][:2] for one in found if not one["type"].endswith("_type")}
+        for one in found:
+            if one["loc"][:2] not in other:
+                return _said(".".join(str(key) for key in ("config", *one["loc"][:2])), one["input"])
+    return None
+
+
+def _said(key: str, value: Any) -> str:
+    return f"{key} cannot be {shorten(json.dumps(value), 60, placeholder='...')}"
 
 
 def resume_command(path: Path) -> str:

@@ -164,11 +164,13 @@ def _merged(findings: Sequence[Finding]) -> list[Finding]:
 def _standing(patient: Patient) -> tuple[str | None, list[str]]:
     if patient.run is None:
         return None, ["Everything that the log would show: this is a checkpoint alone."]
+    torn = sum(event["kind"] == "torn" for event in patient.events)
+    lost = [f"{torn} lines of the log, which are torn: what they told is missing above."] if torn else []
     try:
         found = explained(patient.run, patient.events)
     except PartimentoError as err:
-        return None, [f"How good the loss is: {err.message} ({err.code})."]
-    return " ".join(found.verdict[:2]), []
+        return None, [*lost, f"How good the loss is: {err.message} ({err.code})."]
+    return " ".join(found.verdict[:2]), lost
 
 
 def _finding(one: Finding) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def turns(case: Case) -> Examined:
     minimum -0.5, of one that goes to and fro -1."""
     steps = [one.step for one in case.earlier] + [case.snapshot.step]
     if len(steps) < 3:
-        return Examined(missing=(f"Turns: {len(steps)} checkpoints are there, and it takes three to see one.",))
+        return Examined(missing=(f"Turns: it takes three checkpoints to see one, and there are {len(steps)}.",))
     seen = [
         (one, way, way.before, way.product)
         for one in case.sound
