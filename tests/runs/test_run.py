@@ -105,7 +105,8 @@ def test_an_entry_of_another_kind_is_damage(tmp_path: Path, keys: tuple[str, ...
     ],
 )
 def test_what_another_version_may_have_written_is_none(tmp_path: Path, keys: tuple[str, ...], value: object) -> None:
-    Run.open(_changed(tmp_path, keys, value))
+    changed = _changed(tmp_path, keys, value)
+    assert Run.open(changed).record == json.loads((changed / "run.json").read_text())  # as it was, nothing filled in
 
 
 def _changed(root: Path, keys: tuple[str, ...], value: object) -> Path:
